@@ -1,0 +1,3 @@
+from sslref.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Procedural scenes with exact ground truth, each documented like a data set in the docstring of its module."""

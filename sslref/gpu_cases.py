@@ -1,0 +1,266 @@
+"""What `sslref.gpu` compares: every function of the contracts, on small inputs. A new paper adds rows to `CASES`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Draw:
+    """Inputs, drawn on the CPU: float64 in type, float32 numbers in value, so that all precisions get the same."""
+
+    def __init__(self, seed: int = 0):
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.generator).double()
+
+    def uniform(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.generator).double()
+
+    def labels(self, classes: int, *shape: int) -> Tensor:
+        return torch.randint(classes, shape, generator=self.generator)
+
+    def bytes(self, *shape: int) -> Tensor:
+        return self.labels(256, *shape).byte()
+
+    def chance(self, p: float, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self.generator) < p
+
+    def order(self, rows: int, columns: int) -> Tensor:
+        """(rows, columns) int64, a permutation in every row."""
+        return torch.rand(rows, columns, generator=self.generator).argsort(1)
+
+    def groups(self, rows: int, dim: int, classes: int) -> tuple[Tensor, Tensor]:
+        """Points (rows, dim) around one corner a class, and their classes."""
+        y = torch.arange(rows) % classes
+        return self.normal(rows, dim) + 3 * torch.eye(dim, dtype=torch.float64)[y], y
+
+    def graph(self, nodes: int = 30) -> Tensor:
+        return self.labels(nodes, 2, 2 * nodes)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One function and how to try it.
+
+    Args:
+        name: "simclr.nt_xent": a function or class below `sslref` or `sslref.papers`.
+        make: Draw -> positional arguments.
+        options: keyword arguments.
+        build: of a class, the keyword arguments of its constructor; the instance is then called.
+        call: (function, *arguments, **options) -> output, where it is not simply called.
+        float32, bf16: largest deviation, as a share of the largest value of an output; bf16 None: does not apply.
+        law: of a random function, whose stream differs between devices: (output, *arguments) -> is that allowed? The
+            function gets a generator of the device and must give the same output twice.
+    """
+
+    name: str
+    make: Callable[[Draw], tuple]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    build: Mapping[str, Any] | None = None
+    call: Callable | None = None
+    float32: float = 1e-5
+    bf16: float | None = 0.02
+    law: Callable[..., bool] | None = None
+
+
+# Functions of the contracts that no tensor enters: they run on the host.
+HOST_ONLY = ("nn.cosine_schedule", "nn.mae.sincos_2d", "nutime.numerical_scales", "sts.region_masks")
+
+
+# -------------------------------------------------------------------------------- calls that take more than one line
+
+
+def _ema(teacher: type, student: nn.Module, moved: nn.Module) -> list[Tensor]:
+    teacher = teacher(student, momentum=0.9)
+    teacher.update(moved)
+    return list(teacher.parameters())
+
+
+def _queue(queue: type, rows: Tensor) -> Tensor:
+    queue = queue(5, rows.shape[1])
+    for part in rows.split(3):
+        queue.enqueue(part)
+    return queue.items()
+
+
+def _gcn(gcn: nn.Module, x: Tensor, edge_index: Tensor, *, sparse: bool) -> Tensor:
+    from sslref.nn import gcn_norm
+
+    return gcn(x, gcn_norm(edge_index, len(x), sparse=sparse, dtype=x.dtype))
+
+
+def _head(projection_head: Callable, x: Tensor, **options) -> Tensor:
+    return projection_head(x.shape[1], **options).to(x)(x)
+
+
+def _lars(lars: type, weight: Tensor, *gradients: Tensor) -> Tensor:
+    weight = weight.detach().clone()
+    optimizer = lars([weight], lr=0.1, weight_decay=0.01)
+    for gradient in gradients:
+        weight.grad = gradient.detach()
+        optimizer.step()
+    return weight
+
+
+def _probability(linear_probe: Callable, *args: Tensor, **options) -> Tensor:
+    return linear_probe(*args, **options).softmax(1)
+
+
+def _linear(d: Draw) -> nn.Module:
+    layer = nn.Linear(5, 3).double()
+    layer.load_state_dict({"weight": d.normal(3, 5), "bias": d.normal(3)})
+    return layer
+
+
+def _with_noise(random_masking: Callable, tokens: Tensor, noise: Tensor) -> tuple:
+    return random_masking(tokens, 0.75, noise=noise)
+
+
+def _noise(model: nn.Module, images: Tensor, noise: Tensor) -> tuple:
+    return model(images, noise=noise)
+
+
+def _boxes(d: Draw) -> Tensor:
+    return 6 * d.uniform(3, 4) + torch.tensor([0, 0, 6, 6])
+
+
+# ------------------------------------------------------------------------------------------- laws of random functions
+
+
+def _unit(out: Tensor) -> bool:
+    return bool(((out >= 0) & (out <= 1)).all())
+
+
+def _boxes_fit(boxes: Tensor, batch: int, height: int, width: int) -> bool:
+    x1, y1, x2, y2 = boxes.T
+    inside = (x1 >= 0) & (y1 >= 0) & (x1 < x2) & (y1 < y2) & (x2 <= width) & (y2 <= height)
+    return boxes.shape == (batch, 4) and bool(inside.all())
+
+
+def _standardized(bank: Tensor, count: int, size: int) -> bool:
+    std, mean = torch.std_mean(bank, dim=(1, 2))
+    return bank.shape == (count, size, size) and bool(((mean.abs() < 1e-4) & ((std - 1).abs() < 1e-4)).all())
+
+
+def _all_from(out: Tensor, source: Tensor, *_: int) -> bool:
+    return bool(torch.isin(out, source).all())
+
+
+def _between(out: Tensor, x: Tensor, *_: int) -> bool:
+    return bool(((out >= x.min() - 1e-6) & (out <= x.max() + 1e-6)).all())
+
+
+def _a_quarter_stays(out, tokens: Tensor) -> bool:
+    same = torch.equal(out.tokens, tokens.gather(1, out.ids_keep[..., None].expand_as(out.tokens)))
+    return same and bool((out.mask.sum(1) == tokens.shape[1] * 3 // 4).all())
+
+
+def _holds_mean(ends: tuple[float, float], values: Tensor) -> bool:
+    return ends[0] < values.double().mean() < ends[1]
+
+
+def _proper_pairs(out: tuple[Tensor, Tensor], x: Tensor) -> bool:
+    (i, j), cosine = out
+    expected = F.cosine_similarity(x[i].double(), x[j].double(), dim=1)
+    return bool((i < j).all()) and torch.allclose(cosine.double(), expected, atol=0.02)
+
+
+# ------------------------------------------------------------------------------------------------------- the table
+
+NET = {"float32": 5e-4, "bf16": 0.05}  # many layers, each with its own rounding
+GRAPH = {"in_dim": 8, "hidden": 6, "num_classes": 3, "dropout": 0.0}
+FEW = torch.arange(30) % 3, torch.arange(30) < 6  # labels of three classes, and the nodes of which they may be read
+
+CASES = (
+    # ---- shared blocks
+    Case("nn.ViT", lambda d: (d.uniform(2, 3, 16, 16), d.order(2, 16) < 5), build={"image_size": 16}, **NET),
+    Case("nn.SmallResNet", lambda d: (d.uniform(8, 3, 16, 16),), build={"width": 8, "num_classes": 5}, **NET),
+    Case("nn.ConvNet", lambda d: (d.uniform(8, 3, 32, 32),), build={"widths": (8, 16)}, **NET),
+    Case("nn.UNet", lambda d: (d.uniform(2, 3, 16, 24),), build={"width": 8}, **NET),
+    Case("nn.GCN", lambda d: (d.normal(30, 8), d.graph()), {"sparse": False}, build=GRAPH, call=_gcn),
+    Case("nn.GCN", lambda d: (d.normal(30, 8), d.graph()), {"sparse": True}, build=GRAPH, call=_gcn),
+    Case("nn.EMATeacher", lambda d: (_linear(d), _linear(d)), call=_ema),
+    Case("nn.MemoryQueue", lambda d: (d.normal(8, 4),), call=_queue),
+    Case("augment.crop_and_resize", lambda d: (d.uniform(3, 3, 12, 12), _boxes(d), 9)),
+    Case("augment.two_views", lambda d: (d.uniform(4, 3, 16, 16),), law=lambda out, x: _unit(out[0]) and _unit(out[1])),
+    # ---- evaluation
+    Case("evaluate.linear_probe", lambda d: (*d.groups(60, 6, 3), d.normal(20, 6)), call=_probability, float32=1e-4),
+    Case("evaluate.knn_classify", lambda d: (*d.groups(60, 6, 3), d.normal(20, 6)), {"k": 5}),
+    Case("evaluate.accuracy", lambda d: (d.normal(20, 4), d.labels(4, 20))),
+    Case("evaluate.ridge_r2", lambda d: (d.normal(30, 5), d.normal(30, 2), d.normal(20, 5), d.normal(20, 2))),
+    Case("evaluate.standardize", lambda d: (d.normal(30, 5), d.normal(20, 5))),
+    Case("evaluate.bootstrap_interval", lambda d: (d.chance(0.7, 300),), law=_holds_mean),
+    Case("evaluate.ari", lambda d: (d.labels(3, 50), d.labels(4, 50))),
+    Case("evaluate.nmi", lambda d: (d.labels(3, 50), d.labels(4, 50))),
+    Case("evaluate.hungarian_miou", lambda d: (d.labels(4, 2, 9, 9), d.labels(4, 2, 9, 9)), {"num_classes": 4}),
+    Case("evaluate.foreground_ari", lambda d: (d.labels(4, 3, 9, 9), d.labels(3, 3, 9, 9))),
+    Case("evaluate.region_j", lambda d: (d.chance(0.4, 3, 9, 9), d.chance(0.4, 3, 9, 9))),
+    Case("evaluate.boundary_f", lambda d: (d.chance(0.05, 3, 20, 20), d.chance(0.05, 3, 20, 20)), {"tolerance": 2}),
+    Case("evaluate.auroc", lambda d: (d.normal(5, 8), d.chance(0.5, 5, 8))),
+    Case("evaluate.recall_at_k", lambda d: (d.normal(9, 7), d.labels(7, 9)), {"k": 2}),
+    Case("evaluate.psnr", lambda d: (d.uniform(3, 2, 8, 8), d.uniform(3, 2, 8, 8))),
+    Case("evaluate.ssim", lambda d: (d.uniform(3, 2, 16, 16), d.uniform(3, 2, 16, 16)), float32=1e-4),
+    Case("evaluate.certified_accuracy", lambda d: (d.labels(2, 20), d.uniform(20), d.labels(2, 20), d.uniform(4))),
+    # ---- optical flow
+    Case("optical.warp", lambda d: (d.uniform(2, 3, 8, 9), 2 * d.normal(2, 2, 8, 9))),
+    Case("optical.end_point_error", lambda d: (d.normal(2, 2, 8, 9), d.normal(2, 2, 8, 9))),
+    Case("optical.flow_to_color", lambda d: (d.normal(2, 2, 8, 9),)),
+    # ---- the masked autoencoder
+    Case("nn.mae.patchify", lambda d: (d.uniform(2, 3, 8, 12), 4), float32=0),
+    Case("nn.mae.unpatchify", lambda d: (d.uniform(2, 4, 48), 4), float32=0),
+    Case("nn.mae.random_masking", lambda d: (d.normal(2, 16, 5), d.uniform(2, 16)), call=_with_noise),
+    Case("nn.mae.random_masking", lambda d: (d.normal(2, 16, 5),), law=_a_quarter_stays),
+    Case("nn.mae.restore_tokens", lambda d: (d.normal(2, 4, 5), d.normal(5), d.order(2, 16))),
+    Case("nn.mae.normalize_patches", lambda d: (d.normal(2, 4, 48),), bf16=1e-5),
+    Case("nn.mae.masked_patch_loss", lambda d: (d.normal(2, 9, 12), d.normal(2, 9, 12), d.order(2, 9) < 6)),
+    Case(
+        "nn.mae.MaskedAutoencoder", lambda d: (d.uniform(2, 3, 32, 32), d.uniform(2, 64)), build={}, call=_noise, **NET
+    ),
+    # ---- simclr
+    Case("simclr.nt_xent", lambda d: (d.normal(8, 16), d.normal(8, 16)), bf16=1e-5),
+    Case("simclr.contrastive_accuracy", lambda d: (d.normal(8, 16), d.normal(8, 16))),
+    Case("simclr.random_crop_boxes", lambda d: (500, 16, 24), law=_boxes_fit),
+    Case("simclr.color_distort", lambda d: (d.uniform(4, 3, 8, 8),), {"strength": 0.0, "gray_p": 1.0}),
+    Case("simclr.color_distort", lambda d: (d.uniform(64, 3, 8, 8),), law=lambda out, x: _unit(out)),
+    Case("simclr.gaussian_blur", lambda d: (d.uniform(2, 3, 9, 9),), {"kernel_size": 5, "sigma": 1.2}),
+    Case("simclr.projection_head", lambda d: (d.normal(16, 6),), {"mode": "linear", "out_dim": 4}, call=_head, **NET),
+    Case("simclr.projection_head", lambda d: (d.normal(16, 6),), {"out_dim": 4}, call=_head, **NET),
+    Case("simclr.LARS", lambda d: (d.normal(4, 5), d.normal(4, 5), d.normal(4, 5)), call=_lars),
+    # ---- colormae
+    Case("colormae.color_filter", lambda d: (d.normal(2, 16, 16),), {"color": "blue"}),
+    Case("colormae.color_filter", lambda d: (d.normal(2, 16, 16),), {"color": "purple"}),
+    Case("colormae.noise_bank", lambda d: (8, 32), {"color": "green"}, law=_standardized),
+    Case("colormae.sample_windows", lambda d: (d.normal(4, 20, 20), 6, 8), law=_all_from),
+    Case("colormae.color_mask", lambda d: (d.normal(3, 8, 8),)),
+    Case("colormae.radial_power", lambda d: (d.normal(5, 16, 16),), {"bins": 4}),
+    # ---- sts
+    Case("sts.motion_boundary", lambda d: (d.normal(3, 2, 16, 16),)),
+    Case("sts.orientation_histogram", lambda d: (d.uniform(50), 720 * d.normal(50))),
+    Case("sts.dominant_color", lambda d: (d.bytes(300, 3),), {"mode": "octant"}),
+    Case("sts.dominant_color", lambda d: (d.bytes(300, 3) // 64 * 64,), {"mode": "exact"}),
+    Case("sts.motion_statistics", lambda d: (d.normal(3, 2, 16, 16),)),
+    Case("sts.appearance_statistics", lambda d: (d.bytes(3, 3, 16, 16),)),
+    Case("sts.sts_loss", lambda d: (d.normal(4, 14), d.labels(8, 4, 14), d.normal(4, 13), d.labels(8, 4, 13))),
+    # ---- nutime
+    Case("nutime.scale_weights", lambda d: (d.normal(20), torch.logspace(-2, 2, 5)), float32=1e-4, bf16=1e-4),
+    Case("nutime.NumericallyMultiscaledEmbedding", lambda d: (10 * d.normal(20),), build={"embed_dim": 8}, **NET),
+    Case("nutime.window_statistics", lambda d: (d.normal(2, 3, 32), 8), bf16=1e-5),
+    Case("nutime.WindowEmbedding", lambda d: (10 * d.normal(3, 2, 64),), build={"num_channels": 2}, **NET),
+    Case("nutime.random_resized_crop", lambda d: (d.normal(4, 2, 30), 20), {"scale": (1.0, 1.0)}),
+    Case("nutime.random_resized_crop", lambda d: (d.normal(4, 2, 30), 20), law=_between),
+    # ---- selftask_gnn
+    Case("selftask_gnn.pairwise_distance_labels", lambda d: (d.graph(), 30)),
+    Case("selftask_gnn.distance_to_cluster_targets", lambda d: (d.graph(), 30, d.labels(30, 4))),
+    Case("selftask_gnn.distance_to_labeled_targets", lambda d: (d.graph(), 30, *FEW)),
+    Case("selftask_gnn.label_propagation", lambda d: (d.graph(), 30, *FEW)),
+    Case("selftask_gnn.context_label_distribution", lambda d: (d.graph(), 30, d.labels(3, 30))),
+    # under autocast the order of nearly equal similarities is another one
+    Case("selftask_gnn.attribute_similarity_pairs", lambda d: (d.normal(20, 6),), {"num_random": 0}, bf16=None),
+    Case("selftask_gnn.attribute_similarity_pairs", lambda d: (d.normal(20, 6),), law=_proper_pairs),
+    Case("selftask_gnn.correct_labels", lambda d: (*d.groups(60, 6, 3), d.labels(60, 20))),
+)

@@ -1,0 +1,1 @@
+"""Reference implementations, one module a paper, each readable from top to bottom."""

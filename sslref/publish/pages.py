@@ -1,0 +1,235 @@
+"""Pages that write themselves: parts, gallery, ledger, parity, GPU, data, table of contents.
+
+A hand-written page of `book/` takes its generated part in by `{include}` from `_generated/`.
+"""
+
+import hashlib
+import html
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from sslref import claims, digest, registry, show
+from sslref.publish import api, execute, parity, pictures
+
+
+def _cell(text: object) -> str:
+    """Text for a cell of a Markdown table."""
+    return re.sub(r"([\\`*_\[\]<>$|{}])", r"\\\1", " ".join(str(text).split()))
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(head)]
+    lines += [["---"] * len(lines[0]), *map(list, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------- parts and gallery
+
+
+def _parts(slugs: list[str]) -> dict[str, list[str]]:
+    """Parts that have chapters, with their slugs, in the order of the book."""
+    return {part: found for part in registry.PARTS if (found := [s for s in slugs if registry.get(s).part == part])}
+
+
+def _heading(slug: str) -> str:
+    """Title of a chapter, as its notebook has it."""
+    cells = json.loads(registry.notebook(slug).read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    found = re.search(r"(?m)^# +(.+)$", text)
+    return found[1].strip() if found else registry.get(slug).title
+
+
+def _picture(slug: str) -> str | None:
+    """The first drawing of the executed chapter, as `<svg>`."""
+    if not execute.kept(slug).exists():
+        return None
+    cells = json.loads(execute.kept(slug).read_text(encoding="utf-8"))["cells"]
+    shown = ("".join(o.get("data", {}).get("text/html", "")) for c in cells for o in c.get("outputs", ()))
+    return next((m[0] for text in shown if (m := re.search(r'<svg\b[^>]*role="img".*?</svg>', text, re.DOTALL))), None)
+
+
+def _draw_cards(slugs: Iterable[str], folder: Path) -> None:
+    """Write each chapter's picture as a file for light and one for dark pages: pages load only those that are seen."""
+    sheet = (Path(show.__file__).parent / "style.css").read_text(encoding="utf-8")
+    dark = re.search(r'\[data-theme="dark"\][^{]*\{([^}]*)\}', sheet)[1]
+    styles = {"light": "color: #222832", "dark": f"color: #ced6dd; {' '.join(dark.split())}"}
+    folder.mkdir(parents=True, exist_ok=True)
+    for slug in slugs:
+        drawing = _picture(slug)
+        for mode, style in styles.items() if drawing else ():
+            inner = f"<style>:root {{ font-family: system-ui, sans-serif; {style} }}</style>"
+            text = re.sub(r"(<svg\b[^>]*>)", lambda m, inner=inner: m[1] + inner, drawing, count=1)
+            (folder / f"{slug}-{mode}.svg").write_text(text, encoding="utf-8")
+
+
+def _cards(slugs: list[str], up: str) -> str:
+    """Links to chapters as cards; `up` leads from the page to the root of the book."""
+    cards = []
+    for slug in slugs:
+        paper = registry.get(slug)
+        who = f"{paper.authors[0]} et al." if len(paper.authors) > 2 else " and ".join(paper.authors)
+        drawing = _picture(slug)
+        alt = re.search(r'aria-label="([^"]*)"', drawing)[1] if drawing else ""
+        images = "".join(
+            f'<img class="only-{mode}" loading="lazy" src="{up}_static/cards/{slug}-{mode}.svg" alt="{alt}">'
+            for mode in (("light", "dark") if drawing else ())
+        )
+        cards.append(
+            f'<a class="book-card" href="{up}{paper.part}/{slug}.html">{images}'
+            f"<small>{html.escape(registry.PARTS[paper.part])}</small><b>{html.escape(_heading(slug))}</b>"
+            f"<span>{html.escape(paper.idea)}</span>"
+            f"<small>{html.escape(f'{who}, {paper.year} · {paper.minutes} minutes')}{_mark(slug)}</small></a>"
+        )
+    return f'<div class="book-cards">\n{"".join(cards)}\n</div>\n'
+
+
+def _mark(slug: str) -> str:
+    record = claims.ledger(slug)
+    if record is None:
+        return ""
+    counts = {
+        v: sum(e.verdict == v for e in record.claims) for v in ("supported", "exact", "inconclusive", "contradicted")
+    }
+    return " · " + ", ".join(f"{n} {v}" for v, n in counts.items() if n)
+
+
+def _part_page(part: str, slugs: list[str], book: Path) -> str:
+    intro = book / "parts" / f"{part}.md"
+    said = intro.read_text(encoding="utf-8") if intro.exists() else ""
+    return f"# {registry.PARTS[part]}\n\n{said}\n\n## Chapters\n\n{_cards(slugs, '../')}"
+
+
+def _toc(slugs: list[str], api_pages: Iterable[str]) -> str:
+    def entry(name: str, sections: Iterable[str] = ()) -> list[str]:
+        under = [f"          - file: {s}" for s in sections]
+        return [f"      - file: {name}", *(["        sections:", *under] if under else [])]
+
+    def part(caption: str, *entries: list[str]) -> list[str]:
+        return [f"  - caption: {caption}", "    chapters:", *(line for e in entries for line in e)]
+
+    lines = ["format: jb-book", "root: index", "parts:"]
+    lines += part("Start", entry("read"), entry("run"), entry("teach"))
+    found = _parts(slugs)
+    if found:
+        lines += part("Chapters", *(entry(f"{p}/index", (f"{p}/{s}" for s in ss)) for p, ss in found.items()))
+    lines += part("Evidence", entry("ledger"), entry("parity"), entry("gpu"))
+    names = sorted(n.removesuffix(".md") for n in api_pages if n != "api/index.md")
+    lines += part("Reference", entry("data"), entry("api/index", names), entry("glossary"), entry("bibliography"))
+    return "\n".join(lines) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------- ledger
+
+
+def _ledger(slugs: list[str]) -> str:
+    records = {slug: record for slug in slugs if (record := claims.ledger(slug))}
+    if not records:
+        return "No claim has been run with the profile `ledger` yet.\n"
+    entries, tables = [], []
+    for slug, record in records.items():
+        chapter = f"{registry.get(slug).part}/{slug}"
+        rows = []
+        for e in record.claims:
+            d = e.difference
+            link = f"{chapter}.html#does-the-claim-hold"
+            entries.append((e.statement, e.unit, d.mean, *d.ci95, e.verdict, link, e.higher_is_better))
+            arms = [
+                f"{_cell(name)}: {sum(arm.values) / len(arm.values):.4g}"
+                for role in ("baseline", "method")
+                for name, arm in e.arms.items()
+                if arm.role == role
+            ]
+            rows.append([_cell(e.statement), e.kind, _cell(e.metric), *arms, e.verdict, str(len(e.method.values))])
+        stale = ", **older than the code**" if claims.code_digest(slug) != record.code_digest else ""
+        head = ("claim", "kind", "metric", "baseline", "method", "verdict", "seeds")
+        tables.append(
+            f"### [{_heading(slug)}]({chapter}.ipynb)\n\n{record.date}, {max(1, round(record.seconds / 60))} CPU "
+            f'minutes{stale}.\n\n<div class="book-wide">\n\n{_table(head, rows)}\n</div>\n'
+        )
+    return f"{show.forest(entries)}\n\n## The numbers\n\nMeans over the seeds.\n\n" + "\n".join(tables)
+
+
+# ------------------------------------------------------------------------------------------------- parity
+
+
+def _parity(root: Path) -> str:
+    rows = parity.table(root)
+    same = [r for r in rows if isinstance(r, parity.Parity)]
+    differ = [r for r in rows if isinstance(r, parity.Differs)]
+    agree = _table(
+        ("function", "compared with", "tolerance", "test"),
+        (
+            [f"`{r.function}`", _cell(r.against), f"{r.tolerance:g}", f"`{r.test}`"]
+            for r in sorted(same, key=lambda r: r.function)
+        ),
+    )
+    apart = _table(
+        ("paper", "the text says", "the official code does", "here", "test"),
+        (
+            [r.slug, _cell(r.paper), _cell(r.official), _cell(r.here), f"`{r.test}`"]
+            for r in sorted(differ, key=lambda r: r.slug)
+        ),
+    )
+    return (
+        f'## What agrees with what\n\n{len(same)} comparisons.\n\n<div class="book-wide">\n\n{agree}\n</div>\n\n'
+        f"## Where paper and official code differ\n\n{len(differ)} known differences, each pinned by a test.\n\n"
+        f'<div class="book-wide">\n\n{apart}\n</div>\n'
+    )
+
+
+# ------------------------------------------------------------------------------------------------- GPU and data
+
+
+def _gpu(root: Path) -> str:
+    files = sorted((root / "benchmarks" / "gpu").glob("*.json"))
+    if not files:
+        return "**Not measured yet.** No machine with a GPU has run `make gpu` on this version.\n"
+    return "\n".join(f"## {f.stem}\n\n```json\n{f.read_text(encoding='utf-8').strip()}\n```\n" for f in files)
+
+
+def _drawn() -> dict:
+    """The book's own pictures. They take seconds to draw, so they are kept until the data or the code changes."""
+    root = registry.root()
+    files = [root / "data" / "checksums.json", *digest.reach("sslref.publish.pictures")]
+    key = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+    kept = root / "_build" / "cache" / "pictures.json"
+    known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    if known.get("key") != key:
+        known = {"key": key, "landing": pictures.landing(), "samples": pictures.samples()}
+        claims.write_json(kept, known)
+    return known
+
+
+def _data(samples: dict[str, str]) -> str:
+    from sslref.data import catalogue
+
+    blocks = []
+    for e in catalogue():
+        facts = {"What": e.sizes, "Source": e.source, "Licence": e.licence, "Datasheet": f"{e.folder}/README.md"}
+        lines = "".join(f"<div><dt>{k}</dt><dd>{html.escape(v)}</dd></div>" for k, v in facts.items())
+        blocks.append(f'## {e.title}\n\n{samples.get(e.name, "")}\n\n<dl class="book-facts">{lines}</dl>\n')
+    return "\n".join(blocks)
+
+
+def generate(slugs: list[str], target: Path) -> dict[str, str]:
+    """Every generated page below `target`, by its name.
+
+    Args:
+        slugs: chapters of the book, in order.
+        target: the staged book, which holds the hand-written pages.
+    """
+    root = registry.root()
+    out = api.pages()
+    out["_toc.yml"] = _toc(slugs, list(out))
+    out |= {f"{part}/index.md": _part_page(part, found, target) for part, found in _parts(slugs).items()}
+    drawn = _drawn()
+    _draw_cards(slugs, target / "_static" / "cards")
+    out["_generated/figure.md"] = drawn["landing"]
+    out["_generated/gallery.md"] = _cards(slugs, "")
+    out["_generated/ledger.md"] = _ledger(slugs)
+    out["_generated/parity.md"] = _parity(root)
+    out["_generated/gpu.md"] = _gpu(root)
+    out["_generated/data.md"] = _data(drawn["samples"])
+    return out

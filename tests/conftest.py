@@ -1,0 +1,45 @@
+"""One thread, no network, and the markers from which the book's parity table is made."""
+
+import contextlib
+import ipaddress
+import os
+import socket
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+settings.register_profile("sslref", deadline=None, derandomize=True)  # a busy machine is no failure
+settings.load_profile("sslref")
+
+MARKERS = (
+    'parity(name, *, against, tolerance): compares "module.function" with an outside truth; literal arguments only',
+    "differs(slug, *, paper, official, here): pins down a known difference between paper and official code",
+    "slow: takes ten seconds or more",
+)
+
+
+def pytest_configure(config):
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network():
+    """Tests reach this machine only."""
+    connect = socket.socket.connect
+
+    def local(self, address):
+        host = address[0] if isinstance(address, tuple) else "localhost"
+        with contextlib.suppress(ValueError):  # a name
+            host = "localhost" if ipaddress.ip_address(host).is_loopback else host
+        if host != "localhost":
+            raise OSError(f"a test wanted to reach {host}")
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", local)
+        yield

@@ -1,0 +1,112 @@
+"""`gather` in two gloo processes against one process on the joined batch; alignment and uniformity against loops."""
+
+import math
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sslref.losses import alignment, gather, uniformity
+from sslref.papers.simclr import nt_xent
+
+
+def _model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
+
+
+def _batch():
+    return torch.randn(2, 8, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def _loss(model, views):
+    z1, z2 = model(torch.cat([views[0], views[1]])).chunk(2)
+    return nt_xent(gather(z1), gather(z2), temperature=0.2)
+
+
+def _worker(rank, world, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    torch.set_num_threads(1)
+    n = 8 // world
+    model = DistributedDataParallel(_model())
+    loss = _loss(model, _batch()[:, rank * n : (rank + 1) * n])
+    loss.backward()
+    x = torch.full((2, 3), float(rank), requires_grad=True)
+    everything = gather(x)
+    (everything * (rank + 1)).sum().backward()
+    found = {
+        "loss": loss.item(),
+        "grads": [p.grad for p in model.parameters()],
+        "order": everything[:, 0].tolist(),
+        "own": x.grad.tolist(),
+    }
+    torch.save(found, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gloo")
+    mp.spawn(_worker, args=(2, folder), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_one_process_gets_its_rows_back():
+    x = torch.randn(3, 2)
+    assert gather(x) is x
+
+
+def test_loss_and_gradients_of_one_process(two_processes):
+    model = _model()
+    loss = _loss(model, _batch())
+    loss.backward()
+    for result in two_processes:
+        assert result["loss"] == pytest.approx(loss.item(), abs=1e-12)
+        for got, parameter in zip(result["grads"], model.parameters(), strict=True):
+            torch.testing.assert_close(got, parameter.grad, rtol=0, atol=1e-12)
+
+
+def test_rows_come_in_the_order_of_ranks_and_gradients_are_summed(two_processes):
+    for result in two_processes:
+        assert result["order"] == [0, 0, 1, 1]
+        assert result["own"] == [[3.0] * 3] * 2  # 1 from the first process and 2 from the second
+
+
+# ------------------------------------------------------------------------------------ alignment and uniformity
+
+
+def rows(n=5, dim=3, seed=0):
+    return torch.randn(2, n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).unbind()
+
+
+@pytest.mark.parity("losses.alignment", against="float64 loops", tolerance=1e-12)
+@pytest.mark.parity("losses.uniformity", against="float64 loops", tolerance=1e-12)
+def test_alignment_and_uniformity_equal_loops():
+    z1, z2 = rows()
+    unit = [[z / z.norm() for z in side] for side in (z1, z2)]
+    apart = [float((a - b).square().sum()) for a, b in zip(*unit, strict=True)]
+    assert alignment(z1, z2).item() == pytest.approx(sum(apart) / 5, abs=1e-12)
+    pairs = [(a, b) for i, a in enumerate(unit[0]) for b in unit[0][:i]]
+    mean = sum(math.exp(-2 * float((a - b).square().sum())) for a, b in pairs) / len(pairs)
+    assert uniformity(z1).item() == pytest.approx(math.log(mean), abs=1e-12)
+
+
+def test_alignment_and_uniformity_of_known_vectors():
+    eye = torch.eye(3, dtype=torch.float64)
+    assert alignment(eye, 4 * eye).item() == 0
+    assert alignment(eye, -eye).item() == pytest.approx(4)
+    assert uniformity(torch.ones(4, 3)).item() == pytest.approx(0, abs=1e-6)
+    assert uniformity(eye).item() == pytest.approx(-4)  # all squared distances are 2
+    assert uniformity(eye, t=0.5).item() == pytest.approx(-1)
+
+
+def test_alignment_and_uniformity_refuse():
+    with pytest.raises(ValueError, match="z1, z2"):
+        alignment(torch.randn(3, 2), torch.randn(2, 2))
+    with pytest.raises(ValueError, match="z1, z2"):
+        alignment(torch.randn(0, 2), torch.randn(0, 2))
+    with pytest.raises(ValueError, match="z: expected"):
+        uniformity(torch.randn(1, 2))
