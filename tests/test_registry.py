@@ -63,7 +63,7 @@ def test_digest_follows_code_only(tmp_path, monkeypatch):
 
 def test_reach_follows_imports():
     names = {p.relative_to(digest.PACKAGE).as_posix() for p in digest.reach("sslref.claims")}
-    assert {"claims.py", "digest.py", "registry.py", "__init__.py"} == names
+    assert {"claims.py", "digest.py", "registry.py"} == names
     assert digest.reach(source="from sslref import registry") == digest.reach("sslref.registry")
     left = digest.reach("sslref.claims", without=("sslref.digest",))
     assert "digest.py" not in {p.name for p in left}
@@ -71,3 +71,30 @@ def test_reach_follows_imports():
     assert "nn/ema.py" in blocks  # the package imports its parts relatively
     with pytest.raises(ValueError, match=r"sslref\.nothing"):
         digest.reach("sslref.nothing")
+
+
+def test_reach_sees_through_packages_that_pass_names_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(digest, "PACKAGE", tmp_path / "sslref")
+    texts = {
+        "__init__.py": '"""Doc."""\n__version__ = "1"\n',
+        "nn/__init__.py": '"""Doc."""\nfrom .a import A\nfrom sslref.nn.b import B\n__all__ = ["A", "B"]\n',
+        "nn/a.py": "A = 1\n",
+        "nn/b.py": "from sslref.nn import A\nB = A\n",
+        "nn/c.py": "C = 1\n",
+        "busy/__init__.py": "from sslref.nn.c import C as D\nstate = []\n",
+        "busy/d.py": "",
+    }
+    for name, text in texts.items():
+        path = tmp_path / "sslref" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def reach(source):
+        return {p.relative_to(digest.PACKAGE).as_posix() for p in digest.reach(source=source)}
+
+    assert reach("from sslref.nn import A") == {"nn/a.py"}
+    assert reach("from sslref.nn import B") == {"nn/a.py", "nn/b.py"}
+    assert reach("from sslref.nn import c") == reach("from sslref.nn.c import C") == {"nn/c.py"}
+    everything = {"nn/__init__.py", "nn/a.py", "nn/b.py"}
+    assert reach("import sslref.nn") == reach("from sslref import nn") == reach("from sslref.nn import *") == everything
+    assert reach("import sslref.busy.d") == {"busy/__init__.py", "busy/d.py", "nn/c.py"}  # it does more, so it counts
