@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from sslref import digest, registry
 
 Profile = Literal["smoke", "ci", "ledger", "gpu"]
@@ -428,9 +430,9 @@ def confirm(
 ) -> Record:
     """Renew the digest of an entry whose code was edited, if the code still gives the same numbers.
 
-    The first paired seeds of every arm are run again. Only if every metric equals the entry's to the last digit does
-    the entry count as current again; date and values stay as they are, claims are judged anew from the values, and
-    the cost is estimated anew from the seeds that were run.
+    The first paired seeds of every arm are run again. Only if every metric equals the entry's to six digits (another
+    processor rounds differently) does the entry count as current again; date and values stay as they are,
+    claims are judged anew from the values, and the cost is estimated anew from the seeds that were run.
 
     Raises:
         ValueError: no entry, or a number that differs (named); then only a new run can say what holds.
@@ -445,7 +447,7 @@ def confirm(
                 if metric == SECONDS:
                     continue
                 kept = old.metrics.get(name, {}).get(arm, {}).get(metric, [])[:seeds]
-                if [repr(v) for v in values] != [repr(v) for v in kept]:
+                if len(values) != len(kept) or not np.allclose(values, kept, rtol=1e-6, atol=1e-9, equal_nan=True):
                     raise ValueError(
                         f"{slug}, {name}, arm {arm!r}: {metric} was {kept} and is {values} now; "
                         f"run `sslref claims run {slug} --profile {profile}`"

@@ -294,7 +294,7 @@ def confirm(
     device: Device = "cpu",
     seeds: Annotated[int, typer.Option(help="Paired seeds to run again.")] = 1,
 ) -> None:
-    """Renew a stale ledger entry whose code still gives the same numbers, to the last digit.
+    """Renew a stale ledger entry whose code still gives the same numbers, to six digits.
 
     Fails, and changes nothing, where a number differs.
     """

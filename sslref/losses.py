@@ -1,4 +1,4 @@
-"""What losses that compare samples with each other share: rows of all processes, and two measures of their result."""
+"""Losses that several papers use, the rows of all processes, and two measures of what a loss achieved."""
 
 import torch
 from torch import Tensor
@@ -40,6 +40,32 @@ def gather(x: Tensor) -> Tensor:
     return _Gather.apply(x)
 
 
+def info_nce(q: Tensor, k: Tensor, queue: Tensor, *, temperature: float = 0.2) -> Tensor:
+    """-log of the softmax share of each query's own key among that key and the queue (He et al. 2020, Eq. 1).
+
+    Args:
+        q: (N, D) queries. k: (N, D), key i belongs to query i; detached here. queue: (K, D) negatives, detached here.
+            All three are normalised here.
+        temperature: 0.07 in MoCo, 0.2 in MoCo v2.
+
+    Returns:
+        Scalar, mean over the queries.
+
+    Raises:
+        ValueError: other shapes, no query, temperature <= 0.
+    """
+    if q.ndim != 2 or q.shape != k.shape or not len(q):
+        raise ValueError(f"q, k: expected one shape (N, D) with N >= 1, got {tuple(q.shape)} and {tuple(k.shape)}")
+    if queue.ndim != 2 or queue.shape[1] != q.shape[1]:
+        raise ValueError(f"queue: expected shape (K, {q.shape[1]}), got {tuple(queue.shape)}")
+    if not temperature > 0:
+        raise ValueError(f"temperature: expected a positive number, got {temperature}")
+    with torch.autocast(q.device.type, enabled=False):  # cosines over a small temperature need full precision
+        q, k, queue = (F.normalize(x.float() if x.dtype.itemsize < 4 else x, dim=1) for x in (q, k, queue))
+        logits = torch.cat([(q * k.detach()).sum(1, keepdim=True), q @ queue.detach().to(q.dtype).T], dim=1)
+        return F.cross_entropy(logits / temperature, torch.zeros(len(q), dtype=torch.int64, device=q.device))
+
+
 def byol_loss(p: Tensor, t: Tensor) -> Tensor:
     """2 - 2 cos(p, t), the squared distance of unit vectors; one direction (Grill et al. 2020, Eq. 2).
 
@@ -51,7 +77,7 @@ def byol_loss(p: Tensor, t: Tensor) -> Tensor:
     """
     if p.shape != t.shape or p.ndim != 2 or not len(p):
         raise ValueError(f"p, t: expected one shape (N, D) with N >= 1, got {tuple(p.shape)} and {tuple(t.shape)}")
-    return 2 - 2 * torch.nn.functional.cosine_similarity(p, t.detach(), dim=1).mean()
+    return 2 - 2 * F.cosine_similarity(p, t.detach(), dim=1).mean()
 
 
 def alignment(z1: Tensor, z2: Tensor) -> Tensor:

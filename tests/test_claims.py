@@ -241,19 +241,25 @@ def test_confirm_renews_an_entry_that_still_holds(toy, monkeypatch):
     assert claims.status()[0]["state"] == "current"
 
 
-def test_confirm_refuses_other_numbers(toy, monkeypatch):
+def test_confirm_refuses_other_numbers_but_not_another_rounding(toy, monkeypatch):
     claims.write(claims.run("toy", "ledger"))
     before = claims.ledger_file("toy").read_bytes()
+
+    def drifted(factor):
+        def run(arm, **rest):
+            values = _run(arm, **rest)
+            return values | {"score": values["score"] * factor}
+
+        return Experiment(run, ("plain", "method"), toy.EXPERIMENTS["e"].budgets)
+
     monkeypatch.setattr(claims, "code_digest", lambda slug: "4" * 16)
-
-    def drifted(arm, **rest):
-        values = _run(arm, **rest)
-        return values | {"score": math.nextafter(values["score"], 9.0)}
-
-    toy.EXPERIMENTS["e"] = Experiment(drifted, ("plain", "method"), toy.EXPERIMENTS["e"].budgets)
+    toy.EXPERIMENTS["e"] = drifted(1 + 1e-5)
     with pytest.raises(ValueError, match=r"toy, e, arm 'plain': score was .* and is"):
         claims.confirm("toy")
     assert claims.ledger_file("toy").read_bytes() == before
+    monkeypatch.setattr(claims, "code_digest", lambda slug: "5" * 16)
+    toy.EXPERIMENTS["e"] = drifted(math.nextafter(1, 2))
+    assert claims.confirm("toy").code_digest == "5" * 16
 
 
 def test_confirm_refuses_a_new_claim(toy, monkeypatch):

@@ -9,7 +9,7 @@ from torch import multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sslref.losses import alignment, gather, uniformity
+from sslref.losses import alignment, gather, info_nce, uniformity
 from sslref.papers.simclr import nt_xent
 
 
@@ -110,3 +110,61 @@ def test_alignment_and_uniformity_refuse():
         alignment(torch.randn(0, 2), torch.randn(0, 2))
     with pytest.raises(ValueError, match="z: expected"):
         uniformity(torch.randn(1, 2))
+
+
+# -------------------------------------------------------------------------------------------------------- InfoNCE
+
+
+def _random(*shapes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes]
+
+
+@pytest.mark.parity("losses.info_nce", against="float64 loops", tolerance=1e-12)
+@pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0])
+def test_info_nce_against_loops(temperature):
+    q, k, queue = _random((5, 4), (5, 4), (7, 4))
+    total = 0.0
+    for i in range(5):
+
+        def cosine(a, b):
+            return (a @ b / (a.norm() * b.norm())).item()
+
+        own = math.exp(cosine(q[i], k[i]) / temperature)
+        others = sum(math.exp(cosine(q[i], n) / temperature) for n in queue)
+        total -= math.log(own / (own + others))
+    assert info_nce(q, k, queue, temperature=temperature).item() == pytest.approx(total / 5, abs=1e-12)
+
+
+@pytest.mark.parity("losses.info_nce", against="closed form", tolerance=1e-6)
+@pytest.mark.parametrize("negatives", [1, 6])
+def test_info_nce_of_equal_vectors(negatives):
+    one = torch.ones(3, 4)
+    assert info_nce(one, 2 * one, torch.ones(negatives, 4)).item() == pytest.approx(math.log(1 + negatives), rel=1e-6)
+
+
+def test_info_nce_has_gradient_in_the_query_only_and_full_precision_under_autocast():
+    q, k, queue = (x.requires_grad_() for x in _random((3, 4), (3, 4), (6, 4)))
+    info_nce(q, k, queue).backward()
+    assert q.grad.abs().sum() > 0
+    assert k.grad is None
+    assert queue.grad is None
+    assert torch.autograd.gradcheck(lambda a: info_nce(a, k, queue), (q,))
+    low = [x.detach().float() for x in (q, k, queue)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(info_nce(*low, temperature=0.01), info_nce(*low, temperature=0.01))
+        torch.testing.assert_close(info_nce(*low).double(), info_nce(q, k, queue).detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "temperature", "message"),
+    [
+        (((0, 4), (0, 4), (3, 4)), 0.2, "q, k"),
+        (((2, 4), (3, 4), (3, 4)), 0.2, "q, k"),
+        (((2, 4), (2, 4), (3, 5)), 0.2, "queue"),
+        (((2, 4), (2, 4), (3, 4)), 0.0, "temperature"),
+    ],
+)
+def test_info_nce_refuses_bad_input(shapes, temperature, message):
+    with pytest.raises(ValueError, match=message):
+        info_nce(*_random(*shapes), temperature=temperature)

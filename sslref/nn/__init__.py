@@ -1,8 +1,8 @@
 """Blocks that two papers or more use. No paper is known here."""
 
-from .ema import EMATeacher
+from .ema import EMATeacher, ema_update
 from .gcn import GCN, gcn_norm, undirected
-from .queue import MemoryQueue
+from .queue import KeyQueue, MemoryQueue
 from .resnet import ConvNet, SmallResNet
 from .schedule import cosine_schedule
 from .sync import sync_batchnorm
@@ -14,11 +14,13 @@ __all__ = [
     "Block",
     "ConvNet",
     "EMATeacher",
+    "KeyQueue",
     "MemoryQueue",
     "SmallResNet",
     "UNet",
     "ViT",
     "cosine_schedule",
+    "ema_update",
     "gcn_norm",
     "sync_batchnorm",
     "undirected",

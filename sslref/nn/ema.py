@@ -12,6 +12,26 @@ def _check_momentum(momentum: float) -> None:
         raise ValueError(f"momentum: expected a number in [0, 1], got {momentum}")
 
 
+@torch.no_grad()
+def ema_update(teacher: nn.Module, student: nn.Module, *, momentum: float = 0.99) -> None:
+    """theta_t <- m theta_t + (1 - m) theta_s for the parameters of `teacher`, in place; its buffers are copied.
+
+    Raises:
+        ValueError: a momentum outside [0, 1], or a student with other parameters or buffers.
+    """
+    _check_momentum(momentum)
+    mine, theirs = list(teacher.parameters()), list(student.parameters())
+    my_buffers, their_buffers = list(teacher.buffers()), list(student.buffers())
+    expected = [tuple(t.shape) for t in mine + my_buffers]
+    got = [tuple(t.shape) for t in theirs + their_buffers]
+    if len(mine) != len(theirs) or expected != got:
+        raise ValueError(f"student: expected parameters and buffers of shapes {expected}, got {got}")
+    if mine:
+        get_ema_multi_avg_fn(momentum)(mine, theirs, None)  # one kernel for all, not one a parameter
+    for buffer, new in zip(my_buffers, their_buffers, strict=True):
+        buffer.copy_(new)
+
+
 class EMATeacher(nn.Module):
     """A frozen copy of a student: theta_t <- m theta_t + (1 - m) theta_s (Tarvainen and Valpola 2017, Eq. 2).
 
@@ -35,25 +55,13 @@ class EMATeacher(nn.Module):
         self.momentum = momentum
         self.module = copy.deepcopy(student).requires_grad_(False)
 
-    @torch.no_grad()
     def update(self, student: nn.Module, *, momentum: float | None = None) -> None:
         """Take one step towards the student; a wrapped student (DDP, compiled) is fine, as the order counts.
 
         Raises:
             ValueError: a momentum outside [0, 1], or a student with other parameters or buffers.
         """
-        momentum = self.momentum if momentum is None else momentum
-        _check_momentum(momentum)
-        mine, theirs = list(self.module.parameters()), list(student.parameters())
-        my_buffers, their_buffers = list(self.module.buffers()), list(student.buffers())
-        expected = [tuple(t.shape) for t in mine + my_buffers]
-        got = [tuple(t.shape) for t in theirs + their_buffers]
-        if len(mine) != len(theirs) or expected != got:
-            raise ValueError(f"student: expected parameters and buffers of shapes {expected}, got {got}")
-        if mine:
-            get_ema_multi_avg_fn(momentum)(mine, theirs, None)  # one kernel for all, not one a parameter
-        for buffer, new in zip(my_buffers, their_buffers, strict=True):
-            buffer.copy_(new)
+        ema_update(self.module, student, momentum=self.momentum if momentum is None else momentum)
 
     @torch.no_grad()
     def forward(self, *args, **kwargs):

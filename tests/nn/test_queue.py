@@ -2,8 +2,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from sslref.nn import MemoryQueue
+from sslref.nn import KeyQueue, MemoryQueue
 
 
 def rows(start, count, dim=2, **kwargs):
@@ -79,3 +80,53 @@ def test_rows_of_another_shape_are_refused(bad):
 def test_empty_queues_are_refused(size, dim, name):
     with pytest.raises(ValueError, match=name):
         MemoryQueue(size, dim)
+
+
+@pytest.mark.parity("nn.KeyQueue", against="a Python list", tolerance=0)
+@given(size=st.integers(1, 7), shares=st.lists(st.integers(1, 7), max_size=8))
+def test_key_queue_is_a_ring_of_unit_rows(size, shares):
+    queue = KeyQueue(size, 3, generator=torch.Generator().manual_seed(1))
+    ring, at, draw = list(queue.keys.clone()), 0, torch.Generator().manual_seed(size)
+    torch.testing.assert_close(queue.keys.norm(dim=1), torch.ones(size))
+    for n in shares:
+        keys = torch.randn(min(n, size), 3, generator=draw)
+        queue.push(keys)
+        for key in keys:
+            ring[at] = F.normalize(key, dim=0)
+            at = (at + 1) % size
+        assert queue.pointer == at
+        torch.testing.assert_close(queue.keys, torch.stack(ring), rtol=0, atol=1e-6)
+    assert queue.state_dict().keys() == {"keys", "pointer"}
+    assert queue.pointer.dtype == torch.int64
+
+
+def test_key_queue_of_6_wraps():
+    queue = KeyQueue(6, 2)
+    queue.pointer.fill_(4)
+    for n, pointer in ((2, 0), (4, 4), (4, 2)):
+        queue.push(torch.full((n, 2), float(n)))
+        assert queue.pointer == pointer
+    mine = torch.isclose(queue.keys, torch.full((2,), 0.5**0.5)).all(1)
+    assert mine.all()
+
+
+def test_key_queue_is_drawn_from_the_generator_and_leaves_graphs_alone():
+    first, again = (KeyQueue(4, 3, generator=torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(first.keys, again.keys)
+    q = torch.ones(1, 3, requires_grad=True)
+    loss = (q @ first.keys.T).square().sum()
+    first.push(torch.ones(2, 3, requires_grad=True))
+    loss.backward()
+    assert not first.keys.requires_grad
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (5, 3), (2, 4), (3,)])
+def test_key_queue_refuses_other_rows(shape):
+    with pytest.raises(ValueError, match=r"keys: expected shape \(n, 3\)"):
+        KeyQueue(4, 3).push(torch.ones(shape))
+
+
+@pytest.mark.parametrize("sizes", [(0, 3), (3, 0)])
+def test_key_queue_refuses_empty_sizes(sizes):
+    with pytest.raises(ValueError, match="expected >= 1"):
+        KeyQueue(*sizes)

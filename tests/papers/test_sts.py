@@ -72,15 +72,13 @@ def _first_max(values):
     return max(range(len(values)), key=lambda i: (values[i], -i))
 
 
-def _slow_motion(flow, raw=False):
+def _slow_motion(flow):
     kernel = np.array([[-1.0, 0, 1]] * 3)
     flow = flow.double().numpy()
     size, labels, frames = flow.shape[-1], {}, []
     for component in (0, 1):
         d_x = np.stack([ndimage.convolve(f, kernel, mode="reflect") for f in flow[:, component]])
         d_y = np.stack([ndimage.convolve(f, kernel.T, mode="reflect") for f in flow[:, component]])
-        if raw:
-            d_x, d_y = flow[:, 0], flow[:, 1]
         frames.append(_first_max([float(np.hypot(a, b).sum()) for a, b in zip(d_x, d_y, strict=True)]) + 1)
         x, y = d_x.sum(0), d_y.sum(0)
         for pattern, count in ((1, 16), (2, 4), (3, 8)):
@@ -304,10 +302,25 @@ def test_motion_labels_against_loops(size):
     for i in range(4):
         assert labels[i].tolist() == _slow_motion(flow[i])
         assert torch.equal(motion_statistics(flow[i]), labels[i])
-    raw = motion_labels(flow, raw=True)
-    for i in range(4):
-        assert raw[i].tolist() == _slow_motion(flow[i], raw=True)
     assert labels[2].tolist() == [0, 0, 0, 0] + [1] * 10
+
+
+@pytest.mark.parity("sts.largest_flow_block", against="float64 loops", tolerance=0)
+@pytest.mark.parametrize("size", [8, 24])
+def test_largest_flow_block_against_loops(size):
+    flow = torch.randn(5, 3, 2, size, size, dtype=torch.float64, generator=_generator(size))
+    flow[4] = 0
+    blocks = sts.largest_flow_block(flow)
+    assert blocks.dtype == torch.int64
+    for i in range(5):
+        totals = [0.0] * 16
+        for row in range(size):
+            for column in range(size):
+                x, y = flow[i, :, :, row, column].sum(0).tolist()
+                totals[4 * (row * 4 // size) + column * 4 // size] += math.hypot(x, y)
+        assert blocks[i] == _first_max(totals) + 1
+    with pytest.raises(ValueError, match="flow: expected"):
+        sts.largest_flow_block(flow[0])
 
 
 def test_labels_do_not_depend_on_the_dtype():
@@ -607,8 +620,6 @@ def test_labelled_clips_of_the_world():
     for i in range(32):
         cells = [(clips.parts[i, :, r : r + 8, c : c + 8] > 0).sum() for r in range(0, 32, 8) for c in range(0, 32, 8)]
         assert known["block"][i] == torch.stack(cells).argmax()
-    assert torch.equal(known["raw"][:32], motion_labels(clips.flow, raw=True))
-    assert (known["raw"] != data.motion).double().mean() > 0.5
 
 
 def test_crop_and_mirror_cuts_whole_squares():
@@ -653,8 +664,6 @@ def test_training_is_reproducible_and_arms_share_everything_else():
     assert not nothing.steps
     data = sts.world_clips("train", 64, 3)[0]
     torch.testing.assert_close(start.motion.bias, data.motion.float().mean(0))
-    raw, _ = sts.pretrain("raw flow", **budget)
-    assert not torch.equal(raw.motion.bias, start.motion.bias)
     motion, _ = sts.pretrain("motion", **budget)
     torch.testing.assert_close(motion.appearance.weight, start.appearance.weight, rtol=0, atol=1e-4)  # decay alone
     assert not torch.equal(motion.motion.weight, start.motion.weight)
