@@ -8,4 +8,4 @@ document.addEventListener("input", ({ target }) => {
 });
 
 // A page opened from disk may not read other pages, so search results come without their excerpts there.
-if (location.protocol === "file:" && window.DOCUMENTATION_OPTIONS) DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;

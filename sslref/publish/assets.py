@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 _SHEET = re.compile(r'[ \t]*<link\b[^>]*\brel="stylesheet"[^>]*>\n?')
 _SCRIPT = re.compile(r'[ \t]*<script\b[^>]*\bsrc="([^"]*_static/[^"]*)"[^>]*></script>\n?')
+_WAITS_FOR_NONE = re.compile(r"<script((?![^>]*\b(?:defer|async)\b)[^>]*\bsrc=)")
 _INLINED = re.compile(r'<script\b[^>]*\bsrc="[^"]*_static/documentation_options\.js[^"]*"[^>]*></script>')
 _URL = re.compile(r"""url\((['"]?)(?!data:|#|https?:|//)([^'")]+)\1\)""")
 
@@ -35,7 +36,10 @@ def _sheet(static: Path, paths: list[Path]) -> str:
 
 
 def _script(static: Path, paths: list[Path]) -> str:
-    texts = (path.read_text(encoding="utf-8") for path in paths)
+    # Sphinx's scripts start when the page is read. Deferred scripts run just before that, where they would start at once,
+    # each before those that follow it here.
+    early, late = 'document.readyState !== "loading"', 'document.readyState === "complete"'
+    texts = (path.read_text(encoding="utf-8").replace(early, late) for path in paths)
     return "\n;\n".join(re.sub(r"(?m)^//# sourceMappingURL=.*$", "", text).strip() for text in texts)
 
 
@@ -66,6 +70,7 @@ def bundle(site: Path) -> None:
         js = join(list(dict.fromkeys(_path(page, s) for s in scripts)), "js")
         links = f'    <link rel="stylesheet" href="{top}{css}" />\n    <script defer src="{top}{js}"></script>\n'
         head, rest = _SCRIPT.sub("", _SHEET.sub("", text)).split("</title>", 1)
+        rest = _WAITS_FOR_NONE.sub(r"<script defer\1", rest)  # the search index calls what the bundle defines
         page.write_text(f"{head}</title>\n{links}{rest}", encoding="utf-8")
         kept |= {css, js} | set(re.findall(r"_static/([^\"'?#\s]+)", rest))
     for name in [name for name in kept if name.endswith(".css")]:
