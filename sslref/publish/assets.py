@@ -36,7 +36,7 @@ def _sheet(static: Path, paths: list[Path]) -> str:
 
 
 def _script(static: Path, paths: list[Path]) -> str:
-    # Sphinx's scripts start when the page is read. Deferred scripts run just before that, where they would start at once,
+    # Sphinx's scripts wait until the page is read. Deferred ones run when it just has been and would start at once,
     # each before those that follow it here.
     early, late = 'document.readyState !== "loading"', 'document.readyState === "complete"'
     texts = (path.read_text(encoding="utf-8").replace(early, late) for path in paths)
