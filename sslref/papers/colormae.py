@@ -444,7 +444,7 @@ EXPERIMENTS = {
     ),
 }
 
-_FILL = {"experiment": "inpaint", "metric": "photographs", "unit": "squared error", "higher_is_better": False}
+_FILL = {"experiment": "inpaint", "metric": "photographs", "unit": "squared error"}
 _TRAIN = {"experiment": "train"}
 CLAIMS = (
     Claim(
@@ -453,31 +453,34 @@ CLAIMS = (
         baseline="white",
         method="blue",
         ablations=("purple",),
+        higher_is_better=False,
         **_FILL,
     ),
     Claim(
         id="green_is_harder_than_white",
         statement="Green masks make larger holes: copying the nearest visible patch errs more than under white masks.",
-        baseline="green",
-        method="white",
+        higher_is_better=True,
+        baseline="white",
+        method="green",
         **_FILL,
     ),
     Claim(
         id="red_is_harder_than_green",
         statement="Red masks make the largest holes: copying the nearest visible patch errs more than under green.",
-        baseline="red",
-        method="green",
+        higher_is_better=True,
+        baseline="green",
+        method="red",
         **_FILL,
     ),
     Claim(
         id="red_masks_are_harder_to_learn",
-        statement="What a colour hides is as hard for a trained autoencoder: on their own masks, the one trained with "
-        "white noise has a lower loss than the one trained with red.",
+        statement="Red masks are harder for a trained autoencoder too: on masks of its own colour, the one trained "
+        "with red noise has a higher loss than the one trained with white.",
         metric="own",
         unit="loss",
-        higher_is_better=False,
-        baseline="red",
-        method="white",
+        higher_is_better=True,
+        baseline="white",
+        method="red",
         ablations=("green",),
         **_TRAIN,
     ),

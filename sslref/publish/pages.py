@@ -186,7 +186,36 @@ def _gpu(root: Path) -> str:
     files = sorted((root / "benchmarks" / "gpu").glob("*.json"))
     if not files:
         return "**Not measured yet.** No machine with a GPU has run `make gpu` on this version.\n"
-    return "\n".join(f"## {f.stem}\n\n```json\n{f.read_text(encoding='utf-8').strip()}\n```\n" for f in files)
+    return "\n".join(_gpu_report(json.loads(f.read_text(encoding="utf-8"))) for f in files)
+
+
+def _gpu_report(report: dict) -> str:
+    """One device: what was compared, how far it was off at most, and what a training step costs."""
+    checks = [c for c in report["checks"] if c["error"] is not None]
+    rows = []
+    for precision in dict.fromkeys(c["precision"] for c in checks):
+        found = [c for c in checks if c["precision"] == precision]
+        worst = max(found, key=lambda c: c["error"])
+        passed = f"{sum(c['passed'] for c in found)} of {len(found)}"
+        rows.append([precision, passed, f"{worst['error']:.1e}", f"`{worst['name']}`", f"{worst['tolerance']:g}"])
+    agree = _table(("precision", "within tolerance", "largest deviation", "of", "its tolerance"), rows)
+    steps = [
+        (
+            t["slug"],
+            t["precision"],
+            "compiled" if t["compiled"] else "eager",
+            *(f"{t[k]:,.{places}f}" if t[k] else "–" for k, places in _GPU_COLUMNS.items()),
+        )
+        for t in report["training"]
+    ]
+    speed = _table(("paper", "precision", "", "ms a step", "samples a second", "peak memory, MB"), steps)
+    return (
+        f"## {_cell(report['device'])}\n\n{report['date']}, PyTorch {report['versions']['torch']}.\n\n{agree}\n"
+        f'The miniature of each paper, one training step:\n\n<div class="book-wide">\n\n{speed}\n</div>\n'
+    )
+
+
+_GPU_COLUMNS = {"step_ms": 2, "samples_per_second": 0, "peak_memory_mb": 0}
 
 
 def _drawn() -> dict:

@@ -20,6 +20,10 @@ def quantity(mean: float, low: float, high: float, unit: str = "") -> str:
         sign = "+" if mean > 0 else ""
         return f"{sign}{_html.number(float(mean))}{unit}"
     places = _html.decimals_for(half)
+    # an end close to zero decides the verdict, so it is not rounded to zero
+    most = places + 3
+    while places < most and any(end and round(end, places) == 0 for end in (low, high)):
+        places += 1
     return f"{_html.fixed(mean, places, sign=True)}{unit} [{_html.fixed(low, places)}, {_html.fixed(high, places)}]"
 
 

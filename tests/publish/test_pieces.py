@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sslref import claims
 from sslref.publish import api, assets, check, execute, parity, vendor, widgets
 from sslref.publish.extension import plain_docstring
 
@@ -295,3 +296,26 @@ def test_node_comes_from_the_machine_or_from_python(monkeypatch):
     monkeypatch.setattr(vendor, "_wheel", lambda: None)
     with pytest.raises(vendor.VendorError, match="found neither"):
         vendor.node()
+
+
+def test_a_gpu_report_becomes_two_tables(tmp_path):
+    from dataclasses import asdict
+
+    from sslref import gpu
+    from sslref.publish import pages
+
+    checks = [
+        gpu.Check("simclr.nt_xent", "float32", 3e-7, 1e-5, True),
+        gpu.Check("nn.ViT", "float32", 8e-6, 1e-5, True),
+        gpu.Check("nn.ViT", "bf16", None, 0.02, False, "broken"),
+    ]
+    training = [gpu.Training("simclr", "bf16", True, step_ms=1.234, samples_per_second=51234.0, passed=True)]
+    report = gpu.Report(
+        "A *fast* card", "cuda", 1, "2026-01-02", 1.0, "0", {"torch": "2.13"}, True, checks, training, {}
+    )
+    assert "Not measured" in pages._gpu(tmp_path)
+    claims.write_json(tmp_path / "benchmarks" / "gpu" / "card.json", asdict(report))
+    text = pages._gpu(tmp_path)
+    assert r"## A \*fast\* card" in text
+    assert "| float32 | 2 of 2 | 8.0e-06 | `nn.ViT` | 1e-05 |" in text
+    assert "| simclr | bf16 | compiled | 1.23 | 51,234 | – |" in text

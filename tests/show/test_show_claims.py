@@ -25,6 +25,8 @@ def test_outcome_in_words(evidence):
     assert _claims.outcome(many) == f"+{many.difference.mean:.2f} points [{low:.2f}, {high:.2f}], 10 seeds"
     assert _claims.quantity(4.88, 3.1, 6.6, "points") == "+4.9 points [3.1, 6.6]"
     assert _claims.quantity(-0.01, -0.025, 0.005) == "−0.010 [−0.025, 0.005]"
+    assert _claims.quantity(1.0, -0.03, 2.03, "points") == "+1.00 points [−0.03, 2.03]"
+    assert _claims.quantity(2.3, 0.004, 4.596) == "+2.300 [0.004, 4.596]"
     assert _claims.quantity(-12345.0, -20000.0, -4690.0, "px") == "−12345 px [−20000, −4690]"
     assert _claims.outcome(evidence(first(1))) == "+5.00 points, one seed: no interval"
     same = evidence({"a": [1.0, 2.0], "b": [2.0, 3.0]})
