@@ -223,6 +223,7 @@ CASES = (
     ),
     # ---- simclr
     Case("simclr.nt_xent", lambda d: (d.normal(8, 16), d.normal(8, 16)), bf16=1e-5),
+    Case("simclr.nt_xent_tiled", lambda d: (d.normal(8, 16), d.normal(8, 16)), {"tile": 5}, bf16=1e-5),
     Case("simclr.contrastive_accuracy", lambda d: (d.normal(8, 16), d.normal(8, 16))),
     Case("simclr.random_crop_boxes", lambda d: (500, 16, 24), law=_boxes_fit),
     Case("simclr.color_distort", lambda d: (d.uniform(4, 3, 8, 8),), {"strength": 0.0, "gray_p": 1.0}),

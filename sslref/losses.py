@@ -40,6 +40,67 @@ def gather(x: Tensor) -> Tensor:
     return _Gather.apply(x)
 
 
+class _TiledLogSumExp(torch.autograd.Function):
+    """Row-wise logsumexp of q k^T, of which one band of rows exists at a time; the backward pass makes it anew."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, skip: Tensor | None, tile: int) -> Tensor:
+        bands = [_TiledLogSumExp.band(q, k, skip, rows).logsumexp(1) for rows in _bands(len(q), tile)]
+        out = torch.cat(bands)
+        ctx.save_for_backward(q, k, skip, out)
+        ctx.tile = tile
+        return out
+
+    @staticmethod
+    def band(q: Tensor, k: Tensor, skip: Tensor | None, rows: slice) -> Tensor:
+        logits = q[rows] @ k.T
+        return logits if skip is None else logits.scatter_(1, skip[rows, None], -torch.inf)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        q, k, skip, out = ctx.saved_tensors
+        grad_q, grad_k = torch.empty_like(q), torch.zeros_like(k)
+        for rows in _bands(len(q), ctx.tile):
+            # the derivative of logsumexp is the softmax
+            share = _TiledLogSumExp.band(q, k, skip, rows).sub_(out[rows, None]).exp_().mul_(grad[rows, None])
+            torch.mm(share, k, out=grad_q[rows])
+            grad_k.addmm_(share.T, q[rows])
+        return grad_q, grad_k, None, None
+
+
+def _bands(rows: int, tile: int) -> list[slice]:
+    return [slice(start, min(start + tile, rows)) for start in range(0, rows, tile)]
+
+
+def tiled_logsumexp(q: Tensor, k: Tensor, *, skip: Tensor | None = None, tile: int = 512) -> Tensor:
+    """log(sum_j exp(q_i . k_j)) for every row i of q, in memory that grows linearly with the number of rows.
+
+    The same numbers as `(q @ k.T).logsumexp(1)`, whose matrix is never held as a whole, nor kept for the backward pass,
+    which takes one more product for each band of `tile` rows.
+
+    Args:
+        q: (M, D). k: (N, D). Scale them by the temperature beforehand.
+        skip: (M,) int64, a column that row i leaves out, e.g. itself.
+        tile: rows of a band.
+
+    Returns:
+        (M,).
+
+    Raises:
+        ValueError: shapes that do not fit, tile < 1, one column that is skipped.
+    """
+    if q.ndim != 2 or k.ndim != 2 or q.shape[1] != k.shape[1] or not len(k):
+        raise ValueError(f"q, k: expected shapes (M, D) and (N, D), N >= 1, got {tuple(q.shape)} and {tuple(k.shape)}")
+    if skip is not None and (skip.shape != q.shape[:1] or len(k) < 2):
+        raise ValueError(f"skip: expected shape ({len(q)},) and two columns or more, got {tuple(skip.shape)}, {len(k)}")
+    if tile < 1:
+        raise ValueError(f"tile: expected at least 1, got {tile}")
+    with torch.autocast(q.device.type, enabled=False):
+        q, k = (x.float() if x.dtype.itemsize < 4 else x for x in (q, k))
+        return _TiledLogSumExp.apply(q, k, skip, tile)
+
+
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, *, temperature: float = 0.2) -> Tensor:
     """-log of the softmax share of each query's own key among that key and the queue (He et al. 2020, Eq. 1).
 

@@ -9,7 +9,7 @@ from torch import multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sslref.losses import alignment, gather, info_nce, uniformity
+from sslref.losses import alignment, byol_loss, gather, info_nce, tiled_logsumexp, uniformity
 from sslref.papers.simclr import nt_xent
 
 
@@ -168,3 +168,74 @@ def test_info_nce_has_gradient_in_the_query_only_and_full_precision_under_autoca
 def test_info_nce_refuses_bad_input(shapes, temperature, message):
     with pytest.raises(ValueError, match=message):
         info_nce(*_random(*shapes), temperature=temperature)
+
+
+# ------------------------------------------------------------------------------------------ logsumexp in bands, BYOL
+
+
+@pytest.mark.parity("losses.tiled_logsumexp", against="torch.logsumexp of the whole matrix", tolerance=1e-12)
+@pytest.mark.parametrize("tile", [1, 3, 7, 100])
+@pytest.mark.parametrize("skipping", [False, True])
+def test_tiled_logsumexp_has_the_value_and_gradient_of_the_whole_matrix(tile, skipping):
+    q, k = (x.requires_grad_() for x in _random((7, 4), (5, 4)))
+    skip = torch.tensor([0, 4, 2, 1, 3, 0, 0]) if skipping else None
+    whole = q @ k.T
+    if skipping:
+        whole = whole.masked_fill(torch.nn.functional.one_hot(skip, 5).bool(), -torch.inf)
+    expected = whole.logsumexp(1)
+    weight = torch.arange(1.0, 8.0, dtype=torch.float64)
+    found = tiled_logsumexp(q, k, skip=skip, tile=tile)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    for a, b in zip(
+        torch.autograd.grad((found * weight).sum(), (q, k)),
+        torch.autograd.grad((expected * weight).sum(), (q, k)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda a, b: tiled_logsumexp(a, b, skip=skip, tile=tile), (q, k))
+
+
+def test_tiled_logsumexp_holds_one_band_and_stays_finite():
+    q, k = (x.float().requires_grad_() for x in _random((64, 8), (64, 8)))
+    sizes = []
+
+    def packed(x):
+        sizes.append(x.numel())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(packed, lambda x: x):
+        out = tiled_logsumexp(1000 * q, k, tile=4)
+    assert max(sizes) <= 64 * 8  # nothing of the size of the matrix is kept for the backward pass
+    assert out.isfinite().all()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(tiled_logsumexp(1000 * q, k, tile=4), out)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "options", "message"),
+    [
+        (((2, 3), (2, 4)), {}, "q, k"),
+        (((2, 3), (0, 3)), {}, "q, k"),
+        (((2, 3), (2, 3)), {"tile": 0}, "tile"),
+        (((2, 3), (2, 3)), {"skip": torch.zeros(3, dtype=torch.int64)}, "skip"),
+        (((2, 3), (1, 3)), {"skip": torch.zeros(2, dtype=torch.int64)}, "skip"),
+    ],
+)
+def test_tiled_logsumexp_refuses_bad_input(shapes, options, message):
+    with pytest.raises(ValueError, match=message):
+        tiled_logsumexp(*_random(*shapes), **options)
+
+
+@pytest.mark.parity("losses.byol_loss", against="float64 loops", tolerance=1e-12)
+def test_byol_loss_against_loops_and_its_stopped_gradient():
+    p, t = (x.requires_grad_() for x in _random((5, 4), (5, 4)))
+    distances = [((a / a.norm() - b / b.norm()) ** 2).sum().item() for a, b in zip(p, t, strict=True)]
+    loss = byol_loss(p, t)
+    assert loss.item() == pytest.approx(sum(distances) / 5, abs=1e-12)
+    loss.backward()
+    assert t.grad is None
+    assert p.grad.abs().sum() > 0
+    assert byol_loss(p, 3 * p).item() == pytest.approx(0, abs=1e-12)
+    assert byol_loss(p, -p).item() == pytest.approx(4, abs=1e-12)
+    with pytest.raises(ValueError, match="p, t"):
+        byol_loss(p, t[:4])

@@ -26,7 +26,7 @@ from sslref.augment import two_views
 from sslref.claims import Claim, Experiment
 from sslref.data import emoji, folders
 from sslref.evaluate import accuracy, linear_probe, ridge_r2, standardize
-from sslref.losses import alignment, gather, uniformity
+from sslref.losses import alignment, gather, tiled_logsumexp, uniformity
 from sslref.nn import ConvNet, SmallResNet
 from sslref.registry import Paper
 from sslref.train import History, Recipe, Task, fit, warmup_cosine
@@ -49,12 +49,18 @@ PAPER = Paper(
 # ------------------------------------------------------------------------------------ the loss (section 2.1, Eq. 1)
 
 
-def cosine_matrix(z1: Tensor, z2: Tensor) -> Tensor:
-    """(2N, 2N) cosines of the stacked rows, in full precision, with -inf where a row would meet itself."""
+def _check(z1: Tensor, z2: Tensor, temperature: float = 1.0) -> None:
     if z1.ndim != 2 or z1.shape != z2.shape:
         raise ValueError(f"z1, z2: expected one shape (N, D), got {tuple(z1.shape)} and {tuple(z2.shape)}")
     if len(z1) < 2:
         raise ValueError(f"z1, z2: expected at least 2 pictures, else there is no negative, got {len(z1)}")
+    if not temperature > 0:
+        raise ValueError(f"temperature: expected a positive number, got {temperature}")
+
+
+def cosine_matrix(z1: Tensor, z2: Tensor) -> Tensor:
+    """(2N, 2N) cosines of the stacked rows, in full precision, with -inf where a row would meet itself."""
+    _check(z1, z2)
     z = torch.cat([z1, z2])
     with torch.autocast(z.device.type, enabled=False):  # at a low temperature bfloat16 cannot tell neighbours apart
         z = F.normalize(z.float() if z.dtype.itemsize < 4 else z, dim=1)
@@ -79,10 +85,25 @@ def nt_xent(z1: Tensor, z2: Tensor, *, temperature: float = 0.5) -> Tensor:
     Raises:
         ValueError: shapes differ or are not (N, D), N < 2, temperature <= 0.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature: expected a positive number, got {temperature}")
+    _check(z1, z2, temperature)
     cosines = cosine_matrix(z1, z2)
     return F.cross_entropy(cosines / temperature, positives(len(z1), cosines.device))
+
+
+def nt_xent_tiled(z1: Tensor, z2: Tensor, *, temperature: float = 0.5, tile: int = 512) -> Tensor:
+    """`nt_xent` in memory that grows linearly with the batch: the same value and gradient, band by band.
+
+    Args:
+        z1, z2, temperature: as `nt_xent`.
+        tile: rows of the (2N, 2N) matrix that exist at a time.
+    """
+    _check(z1, z2, temperature)
+    with torch.autocast(z1.device.type, enabled=False):
+        z1, z2 = (F.normalize(z.float() if z.dtype.itemsize < 4 else z, dim=1) for z in (z1, z2))
+        z = torch.cat([z1, z2])
+        itself = torch.arange(len(z), device=z.device)
+        everyone = tiled_logsumexp(z / temperature, z, skip=itself, tile=tile)
+        return everyone.mean() - (z1 * z2).sum(1).mean() / temperature
 
 
 def contrastive_accuracy(z1: Tensor, z2: Tensor) -> Tensor:

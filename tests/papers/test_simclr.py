@@ -14,7 +14,15 @@ from sslref.data import DataError, emoji
 from sslref.evaluate import accuracy, linear_probe
 from sslref.nn import ConvNet
 from sslref.papers import simclr
-from sslref.papers.simclr import LARS, SimCLR, contrastive_accuracy, nt_xent, parameter_groups, projection_head
+from sslref.papers.simclr import (
+    LARS,
+    SimCLR,
+    contrastive_accuracy,
+    nt_xent,
+    nt_xent_tiled,
+    parameter_groups,
+    projection_head,
+)
 from sslref.train import fit
 
 
@@ -86,6 +94,29 @@ def test_loss_does_not_change(n, dim, seed):
     scale = torch.rand(2, n, 1, dtype=torch.float64, generator=generator) * 9 + 0.1
     for a, b in ((z2, z1), (z1[order], z2[order]), (z1 * scale[0], z2 * scale[1])):
         torch.testing.assert_close(nt_xent(a, b), value)
+
+
+@pytest.mark.parity("simclr.nt_xent_tiled", against="simclr.nt_xent, value and gradient", tolerance=1e-12)
+@pytest.mark.parametrize("tile", [1, 5, 512])
+@pytest.mark.parametrize("temperature", [0.02, 0.5])
+def test_tiled_loss_is_the_plain_one(tile, temperature):
+    z1, z2 = (z.requires_grad_() for z in rows(6))
+    plain, tiled = nt_xent(z1, z2, temperature=temperature), nt_xent_tiled(z1, z2, temperature=temperature, tile=tile)
+    torch.testing.assert_close(tiled, plain, rtol=0, atol=1e-12)
+    expected, found = (torch.autograd.grad(loss, (z1, z2)) for loss in (plain, tiled))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+
+
+def test_tiled_loss_in_single_precision_and_bad_input():
+    z1, z2 = rows(300, 16, dtype=torch.float32)
+    exact = nt_xent(z1.double(), z2.double(), temperature=0.1).item()
+    assert nt_xent_tiled(z1, z2, temperature=0.1, tile=64).item() == pytest.approx(exact, rel=1e-6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert nt_xent_tiled(z1, z2, temperature=0.1, tile=64).item() == pytest.approx(exact, rel=1e-6)
+    with pytest.raises(ValueError, match="temperature"):
+        nt_xent_tiled(z1, z2, temperature=0.0)
+    with pytest.raises(ValueError, match="at least 2 pictures"):
+        nt_xent_tiled(z1[:1], z2[:1])
 
 
 def test_pairs_matter():
