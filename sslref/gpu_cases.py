@@ -195,6 +195,8 @@ CASES = (
     Case("evaluate.ridge_r2", lambda d: (d.normal(30, 5), d.normal(30, 2), d.normal(20, 5), d.normal(20, 2))),
     Case("evaluate.standardize", lambda d: (d.normal(30, 5), d.normal(20, 5))),
     Case("evaluate.bootstrap_interval", lambda d: (d.chance(0.7, 300),), law=_holds_mean),
+    Case("evaluate.spectrum", lambda d: (d.normal(30, 5),), {"center": True}, bf16=1e-5),
+    Case("evaluate.effective_rank", lambda d: (d.normal(30, 5),)),
     Case("evaluate.ari", lambda d: (d.labels(3, 50), d.labels(4, 50))),
     Case("evaluate.nmi", lambda d: (d.labels(3, 50), d.labels(4, 50))),
     Case("evaluate.hungarian_miou", lambda d: (d.labels(4, 2, 9, 9), d.labels(4, 2, 9, 9)), {"num_classes": 4}),

@@ -7,6 +7,7 @@ from .intervals import bootstrap_interval
 from .masks import boundary_f, region_j
 from .probe import accuracy, knn_classify, linear_probe, ridge_r2, standardize
 from .ranking import auroc, recall_at_k
+from .spectrum import effective_rank, spectrum
 
 __all__ = [
     "accuracy",
@@ -15,6 +16,7 @@ __all__ = [
     "bootstrap_interval",
     "boundary_f",
     "certified_accuracy",
+    "effective_rank",
     "foreground_ari",
     "hungarian_miou",
     "knn_classify",
@@ -24,6 +26,7 @@ __all__ = [
     "recall_at_k",
     "region_j",
     "ridge_r2",
+    "spectrum",
     "ssim",
     "standardize",
 ]
