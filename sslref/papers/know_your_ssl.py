@@ -414,6 +414,7 @@ OPEN = {  # what is taken away, of which family
 }
 UNTRAINED = ("random weights", "pixels")
 ARMS = (*FAMILIES, *OPEN, *UNTRAINED)
+WIDTHS = (24, 48, 96, 64)  # of the backbone's four convolutions
 
 
 def build(arm: str, *, seed: int = 0, encoder: Callable[[], nn.Module] | None = None, **options) -> Learner:
@@ -432,7 +433,7 @@ def build(arm: str, *, seed: int = 0, encoder: Callable[[], nn.Module] | None = 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         # the backbone is drawn first, so that all arms of a seed start from the same one
-        backbone = encoder() if encoder else ConvNet(in_chans=1, widths=(24, 48, 96, 64))
+        backbone = encoder() if encoder else ConvNet(in_chans=1, widths=WIDTHS)
         return FAMILIES.get(family, Information)(backbone, **(options | change))
 
 
@@ -442,11 +443,16 @@ def cost(family: str) -> float:
 
     Convolutions and matrix products count, as PyTorch counts them: two operations a multiply-add.
     """
-    model, batch = build(family).train(), 4
-    picture = torch.zeros(batch, 1, 28, 28)
+    pictures = torch.zeros(4, 1, 28, 28)
     with FlopCounterMode(display=False) as counter:
-        model(Views(picture, picture, torch.rand(batch, 16))).backward()
-    return counter.get_total_flops() / batch / 1e9
+        build(family)(Views(pictures, pictures, torch.zeros(4, 16))).backward()
+    return counter.get_total_flops() / len(pictures) / 1e9
+
+
+def steps(arm: str, gigaflops: float, batch_size: int = 32) -> int:
+    """Steps that a budget allows the family of an arm; 0 for what is not trained."""
+    family = OPEN.get(arm, (arm,))[0]
+    return 0 if arm in UNTRAINED else max(1, round(gigaflops / (batch_size * cost(family))))
 
 
 def task(
@@ -496,10 +502,6 @@ def crop(x: Tensor, generator: torch.Generator | None = None, *, scale: tuple[fl
     return crop_and_resize(x, boxes, x.shape[2:])
 
 
-def _colour(x: Tensor, generator: torch.Generator) -> Tensor:
-    return random_view(x, strength=0.5, generator=generator)
-
-
 def recipe(
     source: Path | None = None,
     *,
@@ -526,32 +528,30 @@ def recipe(
         raise ValueError(f'size: expected "paper" or "miniature", got {size!r}')
     if family not in FAMILIES:
         raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
-    if source is None:
-        digits = _digits(device)[0].images
-        read, count, side, colours, name = digits.__getitem__, len(digits), 28, 1, "digits"
+    small, gray = size == "miniature", source is None
+    batch_size, side, patch_size = batch_size or (32 if small else 256), 28 if gray else 32, 7 if gray else 4
+    if gray:
+        read, count, name = _digits(device)[0].images.__getitem__, len(_digits(device)[0]), "digits"
     else:
-        pictures = _folder(Path(source))
-        read, count, side, colours, name = (lambda i: pictures.batch(i)[0]), len(pictures), 32, 3, pictures.name
-    patch_size = 7 if side == 28 else 4
-    options = {"batch_size": batch_size or (32 if size == "miniature" else 256), "patches": (side // patch_size) ** 2}
-    options["view"] = crop if colours == 1 else _colour
-    if size == "miniature":
-        network, cell, steps = ConvNet, 14 if side == 28 else 16, 300
-        sizes, about = {"in_chans": colours, "widths": (24, 48, 96, 64)}, "four convolutions"
-    else:
-        network, cell, steps = SmallResNet, side // 4, 200 * count // options["batch_size"]
-        sizes, about = {"in_chans": colours, "width": 64, "blocks": (2, 2, 2, 2)}, "ResNet-18"
-        options |= {"lr": 1e-3, "momentum": 0.996}
-    painting = {"patch_size": patch_size, "cell": cell, "in_chans": colours} if family == "generative" else {}
-    model = build(family, encoder=lambda: network(**sizes), **painting)
-    said = f"{family}, {size} recipe: {about}, {count:,} pictures ({name})"
-    return Recipe(task(model, read, count, **options), steps, options["batch_size"], said)
-
-
-def _folder(source: Path) -> folders.Pictures:
-    if any((folder / "data_batch_1.bin").is_file() for folder in (source, source / "cifar-10-batches-bin")):
-        return folders.cifar10(source)
-    return folders.image_folder(source, 32)
+        binary = any((d / "data_batch_1.bin").is_file() for d in (Path(source), Path(source) / "cifar-10-batches-bin"))
+        pictures = folders.cifar10(source) if binary else folders.image_folder(source, side)
+        read, count, name = (lambda i: pictures.batch(i.cpu())[0].to(i.device)), len(pictures), pictures.name
+    sizes = {"widths": WIDTHS} if small else {"width": 64, "blocks": (2, 2, 2, 2)}
+    cell, network = (side // 2, ConvNet) if small else (side // 4, SmallResNet)
+    painting = {"patch_size": patch_size, "cell": cell, "in_chans": 1 if gray else 3}
+    options = painting if family == "generative" else {}
+    model = build(family, encoder=lambda: network(in_chans=painting["in_chans"], **sizes), **options)
+    job = task(
+        model,
+        read,
+        count,
+        batch_size=batch_size,
+        view=crop if gray else lambda x, generator: random_view(x, strength=0.5, generator=generator),
+        patches=(side // patch_size) ** 2,
+        **({} if small else {"lr": 1e-3, "momentum": 0.996}),
+    )
+    about = f"{family}, {size} recipe: {'four convolutions' if small else 'ResNet-18'}, {count:,} pictures ({name})"
+    return Recipe(job, 300 if small else 200 * count // batch_size, batch_size, about)
 
 
 # ------------------------------------------------------------------------------- the survey's comparison, in miniature
@@ -588,7 +588,7 @@ def pretrain(
         gigaflops: billions of floating-point operations, of which `cost` says how far they reach.
 
     Raises:
-        ValueError: unknown arm, or one without a network.
+        ValueError: unknown arm.
     """
     key = (arm, seed, device, gigaflops, batch_size)
     if key not in _KEPT:
@@ -611,12 +611,6 @@ def pretrain(
             _KEPT.pop(next(iter(_KEPT)))
         _KEPT[key] = Trained(model.eval(), history, kept)
     return _KEPT[key]
-
-
-def steps(arm: str, gigaflops: float, batch_size: int = 32) -> int:
-    """Steps that a budget allows the family of an arm; 0 for what is not trained."""
-    family = OPEN.get(arm, (arm,))[0]
-    return 0 if arm in UNTRAINED else max(1, round(gigaflops / (batch_size * cost(family))))
 
 
 @torch.no_grad()

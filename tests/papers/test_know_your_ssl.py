@@ -656,7 +656,7 @@ def test_embeddings_leave_the_model_as_it_was():
 def test_measures_of_known_representations():
     y, test_y = torch.arange(300) % 10, torch.arange(200) % 10
     told = [F.one_hot(labels, 10).double() for labels in (y, test_y)]
-    noise = [torch.randn(len(labels), 10, generator=torch.Generator().manual_seed(0)) for labels in (y, test_y)]
+    noise = [torch.randn(n, 10, generator=torch.Generator().manual_seed(n)) for n in (300, 200)]
     best = kys.measure(told[0], y, told[1], test_y)
     worst = kys.measure(noise[0], y, noise[1], test_y, torch.ones(200, 4))
     assert best["probe"] == best["knn"] == 100
