@@ -88,6 +88,18 @@ def _queue(queue: type, rows: Tensor) -> Tensor:
     return queue.items()
 
 
+def _ring(queue: type, rows: Tensor) -> Tensor:
+    queue = queue(5, rows.shape[1])
+    for part in rows.split(3):
+        queue.push(part)
+    return queue.keys
+
+
+def _followed(ema_update: Callable, teacher: nn.Module, student: nn.Module) -> list[Tensor]:
+    ema_update(teacher, student, momentum=0.9)
+    return list(teacher.parameters())
+
+
 def _gcn(gcn: nn.Module, x: Tensor, edge_index: Tensor, *, sparse: bool) -> Tensor:
     from sslref.nn import gcn_norm
 
@@ -234,6 +246,19 @@ CASES = (
     Case("simclr.projection_head", lambda d: (d.normal(16, 6),), {"mode": "linear", "out_dim": 4}, call=_head, **NET),
     Case("simclr.projection_head", lambda d: (d.normal(16, 6),), {"out_dim": 4}, call=_head, **NET),
     Case("simclr.LARS", lambda d: (d.normal(4, 5), d.normal(4, 5), d.normal(4, 5)), call=_lars),
+    # ---- know_your_ssl
+    Case("know_your_ssl.sinkhorn", lambda d: (d.normal(8, 5).tanh(),), {"epsilon": 0.2}, bf16=1e-4),
+    Case("know_your_ssl.swav_loss", lambda d: (d.normal(8, 5).tanh(), d.normal(8, 5).tanh()), bf16=1e-4),
+    Case("know_your_ssl.info_nce", lambda d: (d.normal(8, 6), d.normal(8, 6), d.normal(9, 6)), bf16=1e-4),
+    Case("know_your_ssl.KeyQueue", lambda d: (d.normal(6, 4),), call=_ring),
+    Case("know_your_ssl.ema_update", lambda d: (_linear(d), _linear(d)), call=_followed),
+    Case("know_your_ssl.byol_loss", lambda d: (d.normal(8, 6), d.normal(8, 6))),
+    Case("know_your_ssl.dino_loss", lambda d: (d.normal(8, 6).tanh(), d.normal(8, 6).tanh(), d.normal(6)), bf16=1e-4),
+    Case("know_your_ssl.update_center", lambda d: (d.normal(6), d.normal(8, 6)), bf16=1e-5),
+    Case("know_your_ssl.barlow_twins_loss", lambda d: (d.normal(8, 6), d.normal(8, 6)), bf16=1e-4),
+    Case("know_your_ssl.vicreg_loss", lambda d: (d.normal(8, 6), d.normal(8, 6)), bf16=1e-4),
+    Case("know_your_ssl.masked_patch_loss", lambda d: (d.normal(2, 9, 12), d.normal(2, 9, 12), d.order(2, 9) < 6)),
+    Case("know_your_ssl.spread", lambda d: (d.normal(8, 6),)),
     # ---- colormae
     Case("colormae.color_filter", lambda d: (d.normal(2, 16, 16),), {"color": "blue"}),
     Case("colormae.color_filter", lambda d: (d.normal(2, 16, 16),), {"color": "purple"}),

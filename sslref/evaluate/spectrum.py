@@ -35,7 +35,7 @@ def spectrum(z: Tensor, *, center: bool = False) -> Tensor:
 
 @torch.no_grad()
 def effective_rank(z: Tensor, *, center: bool = False) -> float:
-    """The exponential of the entropy of the singular values divided by their sum (Roy and Vetterli 2007, Eqs. 1-3).
+    """The exponential of the entropy of the singular values divided by their sum (Roy and Vetterli 2007).
 
     k equal singular values give k. Without `center`, a batch that collapsed to one point gives 1; with it, 0, because
     nothing is left.

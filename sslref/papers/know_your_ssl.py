@@ -120,7 +120,7 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
 def swav_loss(
     scores1: Tensor, scores2: Tensor, *, temperature: float = 0.1, epsilon: float = 0.05, iterations: int = 3
 ) -> Tensor:
-    """Swapped prediction (SwAV, Eq. 2): the code of one view is the target of the other, the mean of both directions.
+    """Swapped prediction (SwAV, Eq. 1-2): the code of one view is the target of the other, the mean of both directions.
 
     Args:
         scores1, scores2: (B, K), cosines of the two views with the prototypes.
