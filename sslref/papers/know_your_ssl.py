@@ -570,7 +570,7 @@ SHARES = (0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)  # of the steps, after 
 class Trained(NamedTuple):
     model: Learner
     history: History | None
-    z: dict[float, Tensor]  # share of the steps -> z (256, D) of the first test digits
+    z: dict[float, Tensor]  # share of the steps -> z (250, D) of every fourth test digit
 
 
 _KEPT: dict[tuple, Trained] = {}  # the last few, so that a chapter shows the networks on which its claims rest
@@ -594,7 +594,8 @@ def pretrain(
     if key not in _KEPT:
         model, history, kept = build(arm, seed=seed).to(device), None, {}
         train, test = (d.images for d in _digits(device))
-        kept[0.0] = embeddings(model, test[:256])
+        watched = test[:: len(test) // 250]  # of all classes, which the file holds in order
+        kept[0.0] = embeddings(model, watched)
         if arm not in UNTRAINED:
             job = task(model, train.__getitem__, len(train), batch_size=batch_size, view=crop)
             total, follow = steps(arm, gigaflops, batch_size), job.after_step
@@ -603,7 +604,7 @@ def pretrain(
             def after_step(model: Learner, step: int, steps: int) -> None:
                 follow(model, step, steps)
                 if step + 1 in due:
-                    kept[due[step + 1]] = embeddings(model, test[:256])
+                    kept[due[step + 1]] = embeddings(model, watched)
 
             job.after_step = after_step
             history = fit(job, steps=total, seed=seed, device=device, log_every=5, progress=progress)
@@ -644,13 +645,15 @@ def measure(
         spread: of z. rank: effective rank of what the unit rows of z have beyond their mean. rank_h: the same of h.
     """
     train, test = standardize(train_h, test_h)
-    test_z = test_h if test_z is None else test_z
-    ranks = (effective_rank(F.normalize(x, dim=1), center=True) for x in (test_z, test_h))
+    rank = rank_h = effective_rank(F.normalize(test_h, dim=1), center=True)
+    if test_z is not None:
+        rank = effective_rank(F.normalize(test_z, dim=1), center=True)
     return {
         "probe": 100 * accuracy(linear_probe(train, train_y, test, C=0.01), test_y),
         "knn": 100 * accuracy(knn_classify(train, train_y, test), test_y),
-        "spread": spread(test_z),
-        **dict(zip(("rank", "rank_h"), ranks, strict=True)),
+        "spread": spread(test_h if test_z is None else test_z),
+        "rank": rank,
+        "rank_h": rank_h,
     }
 
 

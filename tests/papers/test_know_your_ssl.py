@@ -672,7 +672,7 @@ def test_pretraining_keeps_what_was_seen_on_the_way():
     trained = kys.pretrain("information", **spent)
     assert set(trained.z) <= set(kys.SHARES)
     assert {0.0, 1.0} <= set(trained.z)
-    digits = kys._digits("cpu")[1].images[:256]
+    digits = kys._digits("cpu")[1].images[::4]
     assert torch.equal(trained.z[1.0], kys.embeddings(trained.model, digits))
     assert not torch.equal(trained.z[0.0], trained.z[1.0])
     assert not trained.model.training
