@@ -676,17 +676,17 @@ def run(arm: str, *, seed: int, device: str, gigaflops: float, batch_size: int =
     return measured | {"steps": steps(arm, gigaflops, batch_size)}
 
 
-_BUDGETS = {
-    "smoke": {"seeds": 2, "gigaflops": 0.5, "batch_size": 16},
-    "ci": {"seeds": 1, "gigaflops": 30.0},
-    "ledger": {"seeds": 10, "gigaflops": 110.0},
-    "gpu": {"seeds": 16, "gigaflops": 20_000.0, "batch_size": 256},
-}
-_THRICE = {"ledger": {"seeds": 3, "gigaflops": 330.0}, "gpu": {"seeds": 3, "gigaflops": 60_000.0, "batch_size": 256}}
 EXPERIMENTS = {
-    "families": Experiment(run=run, arms=ARMS, budgets=_BUDGETS),
-    # no claim rests on it: it shows where a probe that gains nothing turns
-    "longer": Experiment(run=run, arms=(*FAMILIES, "random weights"), budgets=_BUDGETS | _THRICE),
+    "families": Experiment(
+        run=run,
+        arms=ARMS,
+        budgets={
+            "smoke": {"seeds": 2, "gigaflops": 0.5, "batch_size": 16},
+            "ci": {"seeds": 1, "gigaflops": 30.0},
+            "ledger": {"seeds": 10, "gigaflops": 110.0},
+            "gpu": {"seeds": 16, "gigaflops": 20_000.0, "batch_size": 256},
+        },
+    )
 }
 
 # fmt: off
