@@ -7,6 +7,7 @@ from .intervals import bootstrap_interval
 from .maps import (
     Segmentation,
     cell_labels,
+    cells_apart,
     match_accuracy,
     mean_iou,
     nearest_cells,
@@ -26,6 +27,7 @@ __all__ = [
     "bootstrap_interval",
     "boundary_f",
     "cell_labels",
+    "cells_apart",
     "certified_accuracy",
     "foreground_ari",
     "hungarian_miou",
