@@ -4,28 +4,48 @@ from .certified import certified_accuracy
 from .clusters import ari, foreground_ari, hungarian_miou, nmi
 from .images import psnr, ssim
 from .intervals import bootstrap_interval
+from .maps import (
+    Segmentation,
+    cell_labels,
+    cells_apart,
+    match_accuracy,
+    mean_iou,
+    nearest_cells,
+    presence_ap,
+    propagation_accuracy,
+    segmentation_probe,
+)
 from .masks import boundary_f, region_j
 from .probe import accuracy, knn_classify, linear_probe, ridge_r2, standardize
 from .ranking import auroc, recall_at_k
 from .spectrum import effective_rank, spectrum
 
 __all__ = [
+    "Segmentation",
     "accuracy",
     "ari",
     "auroc",
     "bootstrap_interval",
     "boundary_f",
+    "cell_labels",
+    "cells_apart",
     "certified_accuracy",
     "effective_rank",
     "foreground_ari",
     "hungarian_miou",
     "knn_classify",
     "linear_probe",
+    "match_accuracy",
+    "mean_iou",
+    "nearest_cells",
     "nmi",
+    "presence_ap",
+    "propagation_accuracy",
     "psnr",
     "recall_at_k",
     "region_j",
     "ridge_r2",
+    "segmentation_probe",
     "spectrum",
     "ssim",
     "standardize",

@@ -1,10 +1,14 @@
 """Blocks that two papers or more use. No paper is known here."""
 
+from .calibrate import calibrate_batchnorm
+from .convmap import ConvMap
 from .ema import EMATeacher, ema_update
 from .gcn import GCN, gcn_norm, undirected
+from .geometry import pixel_centers, true_matches
 from .queue import KeyQueue, MemoryQueue
 from .resnet import ConvNet, SmallResNet
 from .schedule import cosine_schedule
+from .seeded import seeded
 from .sync import sync_batchnorm
 from .unet import UNet
 from .vit import Block, ViT
@@ -12,6 +16,7 @@ from .vit import Block, ViT
 __all__ = [
     "GCN",
     "Block",
+    "ConvMap",
     "ConvNet",
     "EMATeacher",
     "KeyQueue",
@@ -19,9 +24,13 @@ __all__ = [
     "SmallResNet",
     "UNet",
     "ViT",
+    "calibrate_batchnorm",
     "cosine_schedule",
     "ema_update",
     "gcn_norm",
+    "pixel_centers",
+    "seeded",
     "sync_batchnorm",
+    "true_matches",
     "undirected",
 ]
