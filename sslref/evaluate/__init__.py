@@ -4,26 +4,44 @@ from .certified import certified_accuracy
 from .clusters import ari, foreground_ari, hungarian_miou, nmi
 from .images import psnr, ssim
 from .intervals import bootstrap_interval
+from .maps import (
+    Segmentation,
+    cell_labels,
+    match_accuracy,
+    mean_iou,
+    nearest_cells,
+    presence_ap,
+    propagation_accuracy,
+    segmentation_probe,
+)
 from .masks import boundary_f, region_j
 from .probe import accuracy, knn_classify, linear_probe, ridge_r2, standardize
 from .ranking import auroc, recall_at_k
 
 __all__ = [
+    "Segmentation",
     "accuracy",
     "ari",
     "auroc",
     "bootstrap_interval",
     "boundary_f",
+    "cell_labels",
     "certified_accuracy",
     "foreground_ari",
     "hungarian_miou",
     "knn_classify",
     "linear_probe",
+    "match_accuracy",
+    "mean_iou",
+    "nearest_cells",
     "nmi",
+    "presence_ap",
+    "propagation_accuracy",
     "psnr",
     "recall_at_k",
     "region_j",
     "ridge_r2",
+    "segmentation_probe",
     "ssim",
     "standardize",
 ]

@@ -1,7 +1,10 @@
 """Blocks that two papers or more use. No paper is known here."""
 
+from .calibrate import calibrate_batchnorm
+from .convmap import ConvMap
 from .ema import EMATeacher, ema_update
 from .gcn import GCN, gcn_norm, undirected
+from .geometry import pixel_centers, true_matches
 from .queue import KeyQueue, MemoryQueue
 from .resnet import ConvNet, SmallResNet
 from .schedule import cosine_schedule
@@ -12,6 +15,7 @@ from .vit import Block, ViT
 __all__ = [
     "GCN",
     "Block",
+    "ConvMap",
     "ConvNet",
     "EMATeacher",
     "KeyQueue",
@@ -19,9 +23,12 @@ __all__ = [
     "SmallResNet",
     "UNet",
     "ViT",
+    "calibrate_batchnorm",
     "cosine_schedule",
     "ema_update",
     "gcn_norm",
+    "pixel_centers",
     "sync_batchnorm",
+    "true_matches",
     "undirected",
 ]
