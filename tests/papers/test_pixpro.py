@@ -1,17 +1,26 @@
 """PixPro: assignment, propagation and losses against loops, closed forms and hand-computed cases."""
 
+import functools
 import math
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
 
-from sslref.nn import geometry
+from sslref import claims
+from sslref.data import DataError
+from sslref.data.worlds.scenes import Views
+from sslref.evaluate import cell_labels, likeness
+from sslref.losses import byol_loss
+from sslref.nn import ConvMap, geometry
+from sslref.nn.seeded import seeded
 from sslref.papers import pixpro
 from sslref.papers.pixpro import (
     PixelPropagation,
+    PixPro,
     consistency_loss,
     pix_contrast_loss,
     pixel_centers,
@@ -19,7 +28,9 @@ from sslref.papers.pixpro import (
     pixpro_loss,
     positive_mask,
 )
+from sslref.train import fit
 
+SIZES = {"scenes": 48, "labelled": 32, "test": 24}
 UNIT = torch.tensor([[0.0, 0, 1, 1]], dtype=torch.float64)
 
 
@@ -421,3 +432,245 @@ def test_full_precision_under_autocast():
     for half, value in zip(everything(x.bfloat16(), y.bfloat16()), expected, strict=True):
         assert half.dtype == torch.float32
         torch.testing.assert_close(half, value, rtol=0.05, atol=0.05)
+
+
+# ----------------------------------------------------------------------------------------------------- the network
+
+
+class Cells(nn.Module):
+    """An encoder whose map is the picture itself, averaged to 4 x 4 cells."""
+
+    out_dim = 3
+
+    def features(self, images):
+        return F.adaptive_avg_pool2d(images, 4)
+
+
+def network(**options):
+    torch.manual_seed(0)
+    return PixPro(Cells(), hidden_dim=6, out_dim=5, **options)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("predictor", ["propagation", "g", "mlp", "none"])
+def test_branches(predictor, pooled):
+    model, images = network(predictor=predictor, pooled=pooled), torch.rand(4, 3, 8, 8)
+    out = model(images)
+    side = 1 if pooled else 4
+    assert [tuple(part.shape) for part in out] == [(4, 5, side, side)] * 3
+    assert not out.target.requires_grad
+    torch.testing.assert_close(out.x, out.target)  # the copy starts as the network
+    if predictor == "none":
+        assert out.y is out.x
+    if predictor == "propagation":
+        torch.testing.assert_close(out.y, pixel_propagation(out.x, model.predictor.g(out.x)))
+        torch.testing.assert_close(
+            network(gamma=5.0, pooled=pooled)(images).y, pixel_propagation(out.x, model.predictor.g(out.x), gamma=5.0)
+        )
+    if pooled:
+        torch.testing.assert_close(out.x, model.online.projector(Cells().features(images).mean((2, 3), keepdim=True)))
+
+
+def test_arms_start_alike():
+    assert torch.equal(network().predictor.g[0].weight, network(predictor="g").predictor[0].weight)
+    with pytest.raises(ValueError, match="predictor: expected one of propagation, g, mlp, none, got 'conv'"):
+        network(predictor="conv")
+
+
+def test_the_copy_follows():
+    model = network()
+    old = [p.clone() for p in model.teacher.parameters()]
+    with torch.no_grad():
+        for p in model.online.parameters():
+            p += 1
+    for step, momentum in ((0, 0.99), (5, 0.995), (10, 1.0)):
+        before = [p.clone() for p in model.teacher.parameters()]
+        model.follow(step, 10)
+        for a, b, p in zip(before, model.teacher.parameters(), model.online.parameters(), strict=True):
+            torch.testing.assert_close(b, momentum * a + (1 - momentum) * p)
+    assert all(not torch.equal(a, b) for a, b in zip(old, model.teacher.parameters(), strict=True))
+
+
+# --------------------------------------------------------------------------------------------------------- training
+
+
+def some_views():
+    a, b = boxes(4, seed=1), boxes(4, seed=2)
+    first, second = torch.rand(2, 4, 3, 8, 8, generator=draw())
+    return first, a.float(), second, b.float()
+
+
+def test_agree_is_the_loss_of_both_directions():
+    model, views = network(), some_views()
+    x, y, t = (part.chunk(2) for part in model(torch.cat(views[::2])))
+    mask = positive_mask(views[1], views[3], 4, 4)
+    values = pixpro.agree(model, views)
+    torch.testing.assert_close(values["loss"], pixpro_loss(y[0], t[1], y[1], t[0], views[1], views[3]))
+    torch.testing.assert_close(
+        torch.stack([values["cells alike"], values["pictures alike"]]), torch.stack(likeness(t[0]))
+    )
+    contrast = network(predictor="none")
+    forth, back = pix_contrast_loss(x[0], t[1], mask), pix_contrast_loss(x[1], t[0], mask.mT)
+    torch.testing.assert_close(pixpro.agree(contrast, views, loss="contrast")["loss"], (forth + back) / 2)
+    same = torch.eye(16, dtype=torch.bool).expand(4, 16, 16)
+    expected = (pix_contrast_loss(x[0], t[1], same) + pix_contrast_loss(x[1], t[0], same)) / 2
+    torch.testing.assert_close(pixpro.agree(contrast, views, loss="contrast", located=False)["loss"], expected)
+
+
+def test_agree_on_one_pooled_cell_is_byol():
+    model, views = network(predictor="mlp", pooled=True), some_views()
+    _, y, t = (part.flatten(1).chunk(2) for part in model(torch.cat(views[::2])))
+    expected = (byol_loss(y[0], t[1]) + byol_loss(y[1], t[0])) / 2 - 2
+    values = pixpro.agree(model, views, located=False)
+    torch.testing.assert_close(values["loss"], expected, rtol=0, atol=1e-5)
+    assert set(values) == {"loss"}
+
+
+def test_task_draws_each_picture_once():
+    def views(images, generator):
+        return Views(images, torch.rand(len(images), 4, generator=generator))
+
+    job = pixpro.task(
+        network(),
+        lambda index: index.float().view(-1, 1, 1, 1),
+        20,
+        batch_size=20,
+        views=views,
+        optimizer=None,
+        warmup=0.1,
+    )
+    first, a, second, b = job.batch(draw())
+    assert first.flatten().sort().values.tolist() == list(range(20))
+    assert torch.equal(first, second)
+    assert not torch.equal(a, b)
+    assert torch.equal(job.batch(draw())[1], a)
+    for size in (1, 21):
+        with pytest.raises(ValueError, match="batch_size: expected 2 to 20"):
+            pixpro.task(None, None, 20, batch_size=size, views=views, optimizer=None, warmup=0.1)
+
+
+def test_boxed_views_show_what_their_boxes_say():
+    line = (torch.arange(60) + 0.5) / 60
+    coordinates = torch.stack([*torch.meshgrid(line, line, indexing="xy"), torch.zeros(60, 60)]).expand(40, 3, 60, 60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pixpro, "color_distort", lambda x, **_: x)
+        patch.setattr(pixpro, "random_blur", lambda x, **_: x)
+        view, box = pixpro.boxed_view(coordinates, draw(), size=24)
+    assert view.shape == (40, 3, 24, 24)
+    assert 10 < (box[:, 0] > box[:, 2]).sum() < 30
+    expected = pixel_centers(box, 24, 24).movedim(3, 1) / 60
+    assert (view[:, :2] - expected).abs().max() < 0.02  # the border repeats itself
+    view, again = (pixpro.boxed_view(coordinates, draw(1), size=24) for _ in range(2))
+    assert torch.equal(view.images, again.images)
+
+
+def one_step(recipe):
+    assert math.isfinite(fit(recipe.task, steps=1).last())
+    return recipe
+
+
+def test_recipes(tmp_path, monkeypatch):
+    monkeypatch.setattr(pixpro, "world", functools.partial(pixpro.world, **SIZES))  # drawing 3,000 takes seconds
+    image = pytest.importorskip("PIL.Image")
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            image.new("RGB", (40, 50), (60 * i, 90, 20)).save(tmp_path / name / f"{i}.png")
+    recipe = one_step(pixpro.recipe(batch_size=4))
+    assert (recipe.steps, recipe.batch_size) == (200, 4)
+    assert "48 pictures (the scene world)" in recipe.about
+    assert "4 pictures" in one_step(pixpro.recipe(tmp_path, batch_size=2, size="miniature")).about
+    recipe = pixpro.recipe(tmp_path, batch_size=2)
+    assert recipe.steps == 200
+    assert "ResNet-18" in recipe.about
+    assert recipe.task.optimizer(recipe.task.model).param_groups[0]["lr"] == pytest.approx(0.1 * 2 / 256)
+    with pytest.raises(ValueError, match="size: expected"):
+        pixpro.recipe(size="huge")
+    with pytest.raises(DataError, match="one subfolder a class"):
+        pixpro.recipe(tmp_path / "cat")
+
+
+# ------------------------------------------------------------------------------------------------------- experiment
+
+
+def test_world():
+    scenes = pixpro.world(3, **SIZES)
+    assert [len(part) for part in scenes[:3]] == [48, 32, 24]
+    assert [tuple(view.images.shape) for view in scenes.views] == [(24, 3, 48, 48)] * 2
+    assert not torch.equal(*(view.boxes for view in scenes.views))
+    pixpro.world.cache_clear()
+    assert torch.equal(pixpro.world(3, **SIZES).views[1].images, scenes.views[1].images)
+    assert not torch.equal(pixpro.world(4, **SIZES).train.images, scenes.train.images)
+
+
+def test_arms_are_paired():
+    spent = {"seed": 0, "steps": 1, "batch_size": 8, **SIZES}
+    kept = {arm: pixpro.pretrain(arm, **spent) for arm in pixpro.ARMS}
+    assert len({id(k.world) for k in kept.values()}) == 1
+    assert not any(k.model.training for k in kept.values())
+    start = seeded(0, lambda: pixpro.PixPro(ConvMap(), **pixpro.SIZES)).encoder.state_dict()
+    for name, value in kept["random weights"].model.encoder.state_dict().items():
+        assert "running" in name or "tracked" in name or torch.equal(value, start[name])
+    seen = {arm: k.model.encoder.state_dict()["layers.0.1.running_mean"] for arm, k in kept.items()}
+    for arm in set(kept) - {"random weights", "PixPro"}:
+        assert torch.equal(seen[arm], seen["PixPro"])  # the first batch norm sees the same views
+    assert pixpro.pretrain("PixPro", **spent) is kept["PixPro"]
+    with pytest.raises(ValueError, match="arm: expected one of random weights, BYOL.*'pixels'"):
+        pixpro.pretrain("pixels")
+
+
+class Eye(nn.Module):
+    """Sees the class of a cell (`knows`), or nothing but noise."""
+
+    def __init__(self, scenes, knows):
+        super().__init__()
+        self.scenes, self.knows = scenes, knows
+        self.encoder, self.online = self, nn.Module()
+        self.online.projector = nn.Identity()
+
+    def features(self, images):
+        for part in (self.scenes.labelled, self.scenes.test):
+            if images is part.images and self.knows:
+                return F.one_hot(cell_labels(part.classes, 8, 8), 13).permute(0, 3, 1, 2).double()
+        for view in self.scenes.views:
+            if images is view.images and self.knows:
+                x, y = pixel_centers(view.boxes.double(), 6, 6).unbind(3)
+                parts = [f(k * v) for v in (x, y) for k in (1.5, 3.0) for f in (torch.cos, torch.sin)]
+                return torch.stack(parts, 1)
+        side = images.shape[-1] // 8
+        return normal(len(images), 13, side, side, seed=len(images) + side)
+
+
+def test_measures_of_known_representations():
+    scenes = pixpro.world(0, **SIZES)
+    seeing, blind = (pixpro.measure(Eye(scenes, knows), scenes) for knows in (True, False))
+    assert seeing["miou"] == pytest.approx(100)
+    assert seeing["figure_ground"] == pytest.approx(100)
+    assert seeing["match"] > 98
+    assert seeing["instance"] > 80
+    assert blind["miou"] < 20
+    assert blind["pictures_alike"] == pytest.approx(0, abs=0.05)
+    assert "miou" not in pixpro.measure(Eye(scenes, True), scenes, probe=False)
+
+
+def test_grid_and_start():
+    good, bad = (
+        pixpro.run_grid(arm, seed=5, device="cpu", views=64) for arm in ("boxes with flips", "flips forgotten")
+    )
+    assert good["agreement"] == 1
+    assert bad["agreement"] < 0.6
+    plain, smooth = (pixpro.run_start(arm, seed=0, device="cpu", **SIZES) for arm in ("plain", "propagated"))
+    for values in (plain, smooth):
+        assert values["region_share"] == pytest.approx(100 * values["region_spread"] / values["picture_spread"])
+    assert smooth["region_spread"] < plain["region_spread"]
+
+
+def test_claims_name_what_runs_return(tmp_path):
+    record = claims.run("pixpro", "smoke", seeds=1, cache=tmp_path)
+    assert {e.kind for e in record.claims} == {"mechanism", "gain"}
+    by_id = {c.id: c for c in pixpro.CLAIMS}
+    for e in record.claims:
+        metrics = record.metrics[by_id[e.id].experiment]
+        assert all(e.metric in metrics[arm] for arm in e.arms)
+        assert set(e.arms) <= set(pixpro.EXPERIMENTS[by_id[e.id].experiment].arms)
+    assert record["grid"].verdict == "exact"
