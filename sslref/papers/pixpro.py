@@ -577,8 +577,7 @@ def run_start(arm: str, *, seed: int, device: str, **sizes) -> dict[str, float]:
     """What propagation does to the projections of a network that is not trained.
 
     Returns:
-        region_spread, picture_spread: `evaluate.region_spread` around the mean of each thing or background, and of
-            each picture.
+        region_spread, picture_spread: `evaluate.region_spread`, around a thing (or background) and a picture.
         region_share: the first as a share of the second, in %.
     """
     model, _, scenes = pretrain("random weights", seed=seed, device=device, steps=1, **sizes)
