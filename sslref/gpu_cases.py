@@ -88,6 +88,13 @@ def _queue(queue: type, rows: Tensor) -> Tensor:
     return queue.items()
 
 
+def _ring(queue: type, rows: Tensor) -> Tensor:
+    queue = queue(5, rows.shape[1])
+    for part in (rows[:3], rows[3:8]):  # fills every row
+        queue.push(part)
+    return queue.keys
+
+
 def _gcn(gcn: nn.Module, x: Tensor, edge_index: Tensor, *, sparse: bool) -> Tensor:
     from sslref.nn import gcn_norm
 
@@ -131,6 +138,21 @@ def _boxes(d: Draw) -> Tensor:
 
 def _maps(d: Draw) -> tuple[Tensor, Tensor]:
     return d.normal(2, 6, 3, 4), d.normal(2, 6, 3, 4)
+
+
+def _dense(d: Draw) -> tuple:
+    return d.normal(2, 6, 3, 4), d.normal(2, 6, 4, 3), d.labels(12, 2, 12), d.normal(7, 6)
+
+
+def _two_maps(d: Draw) -> tuple:
+    pictures, places, features = ((d.normal(*s), d.normal(*s)) for s in ((2, 6), (2, 6, 3, 4), (2, 9, 3, 4)))
+    return *pictures, *places, *features, d.normal(7, 6), d.normal(8, 6)
+
+
+def _cells(d: Draw) -> tuple:
+    (x, y), (test, truth) = d.groups(96, 6, 3), d.groups(48, 6, 3)
+    train, test = (rows.view(-1, 4, 4, 6).movedim(-1, 1) for rows in (x, test))
+    return train, y.view(-1, 4, 4), test, truth.view(-1, 4, 4)
 
 
 # ------------------------------------------------------------------------------------------- laws of random functions
@@ -190,6 +212,10 @@ CASES = (
     Case("nn.GCN", lambda d: (d.normal(30, 8), d.graph()), {"sparse": True}, build=GRAPH, call=_gcn),
     Case("nn.EMATeacher", lambda d: (_linear(d), _linear(d)), call=_ema),
     Case("nn.MemoryQueue", lambda d: (d.normal(8, 4),), call=_queue),
+    Case("nn.KeyQueue", lambda d: (d.normal(8, 4),), call=_ring),
+    Case("nn.ConvMap", lambda d: (d.uniform(8, 3, 48, 48),), build={"widths": (8, 16), "strides": (2, 1)}, **NET),
+    Case("nn.pixel_centers", lambda d: (_boxes(d), 4, 5)),
+    Case("nn.true_matches", lambda d: (_boxes(d), _boxes(d), 4, 5)),
     Case("augment.crop_and_resize", lambda d: (d.uniform(3, 3, 12, 12), _boxes(d), 9)),
     Case("augment.two_views", lambda d: (d.uniform(4, 3, 16, 16),), law=lambda out, x: _unit(out[0]) and _unit(out[1])),
     # ---- evaluation
@@ -210,6 +236,11 @@ CASES = (
     Case("evaluate.psnr", lambda d: (d.uniform(3, 2, 8, 8), d.uniform(3, 2, 8, 8))),
     Case("evaluate.ssim", lambda d: (d.uniform(3, 2, 16, 16), d.uniform(3, 2, 16, 16)), float32=1e-4),
     Case("evaluate.certified_accuracy", lambda d: (d.labels(2, 20), d.uniform(20), d.labels(2, 20), d.uniform(4))),
+    Case("evaluate.cell_labels", lambda d: (d.labels(5, 2, 8, 8), 4, 4)),
+    Case("evaluate.mean_iou", lambda d: (d.labels(4, 50), d.labels(4, 50))),
+    Case("evaluate.nearest_cells", lambda d: (d.normal(2, 6, 3, 4), d.normal(2, 6, 4, 3)), bf16=None),
+    Case("evaluate.match_accuracy", lambda d: (d.normal(3, 6, 4, 4), d.normal(3, 6, 4, 4), _boxes(d), _boxes(d))),
+    Case("evaluate.segmentation_probe", _cells, {"l2": 0.1}, float32=1e-4),
     # ---- optical flow
     Case("optical.warp", lambda d: (d.uniform(2, 3, 8, 9), 2 * d.normal(2, 2, 8, 9))),
     Case("optical.end_point_error", lambda d: (d.normal(2, 2, 8, 9), d.normal(2, 2, 8, 9))),
@@ -236,6 +267,13 @@ CASES = (
     Case("simclr.projection_head", lambda d: (d.normal(16, 6),), {"mode": "linear", "out_dim": 4}, call=_head, **NET),
     Case("simclr.projection_head", lambda d: (d.normal(16, 6),), {"out_dim": 4}, call=_head, **NET),
     Case("simclr.LARS", lambda d: (d.normal(4, 5), d.normal(4, 5), d.normal(4, 5)), call=_lars),
+    # ---- densecl
+    Case("densecl.dense_correspondence", lambda d: (d.normal(2, 8, 3, 4), d.normal(2, 8, 4, 3)), bf16=None),
+    Case("densecl.info_nce", lambda d: (d.normal(6, 8), d.normal(6, 8), d.normal(9, 8)), bf16=1e-5),
+    Case("densecl.dense_info_nce", _dense, bf16=1e-5),
+    Case("densecl.densecl_loss", _two_maps, bf16=1e-5),
+    Case("densecl.DenseHead", lambda d: (d.normal(2, 6, 4, 4),), build={"in_dim": 6, "out_dim": 5, "grid": 2}, **NET),
+    Case("densecl.KeyQueue", lambda d: (d.normal(8, 4),), call=_ring),
     # ---- colormae
     Case("colormae.color_filter", lambda d: (d.normal(2, 16, 16),), {"color": "blue"}),
     Case("colormae.color_filter", lambda d: (d.normal(2, 16, 16),), {"color": "purple"}),

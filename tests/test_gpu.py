@@ -17,6 +17,7 @@ CONTRACT = {
     "evaluate": "linear_probe knn_classify ari nmi hungarian_miou foreground_ari region_j boundary_f auroc recall_at_k "
     "psnr ssim certified_accuracy",
     "optical": "warp end_point_error flow_to_color",
+    "densecl": "dense_correspondence info_nce dense_info_nce densecl_loss DenseHead KeyQueue",
     "simclr": "nt_xent contrastive_accuracy random_crop_boxes color_distort gaussian_blur projection_head LARS",
     "colormae": "color_filter noise_bank sample_windows color_mask radial_power",
     "sts": "region_masks motion_boundary orientation_histogram dominant_color motion_statistics appearance_statistics "

@@ -8,6 +8,7 @@ from .likeness import likeness, region_spread
 from .maps import (
     Segmentation,
     cell_labels,
+    cells_apart,
     match_accuracy,
     mean_iou,
     nearest_cells,
@@ -27,6 +28,7 @@ __all__ = [
     "bootstrap_interval",
     "boundary_f",
     "cell_labels",
+    "cells_apart",
     "certified_accuracy",
     "foreground_ari",
     "hungarian_miou",

@@ -1,5 +1,6 @@
 """What frozen feature maps know of the things in a picture: segmentation of cells, matches between views, presence."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -76,20 +77,28 @@ class Segmentation(NamedTuple):
 
     miou: float  # mean intersection over union of all labels, background (0) included
     figure_ground: float  # the same, of foreground and background
-    foreground: float  # accuracy among the labels on foreground cells, of a probe fitted to those alone
-    pred: Tensor  # (M, H, W) int64, the labels of the first probe
+    pred: Tensor  # (M, H, W) int64, the labels it gives
+    foreground: float = math.nan  # accuracy among the labels on foreground cells, of a probe fitted to those alone
 
 
 def segmentation_probe(
-    train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, *, l2: float = 1e-3, max_iter: int = 500
+    train: Tensor,
+    train_labels: Tensor,
+    test: Tensor,
+    test_labels: Tensor,
+    *,
+    l2: float = 1e-3,
+    foreground: bool = False,
+    max_iter: int = 500,
 ) -> Segmentation:
     """Multinomial logistic regression on single cells of frozen maps, standardised by the training cells.
 
-    Minimises the mean cross-entropy plus `l2` |W|^2 / 2; the probe of the foreground uses three times `l2`.
+    Minimises the mean cross-entropy plus `l2` |W|^2 / 2.
 
     Args:
         train: (N, D, H, W) feature maps. train_labels: (N, H, W) integers, 0 the background; see `cell_labels`.
         test: (M, D, H, W). test_labels: (M, H, W).
+        foreground: also fit a probe to the foreground cells alone, with three times `l2`.
 
     Raises:
         ValueError: shapes that do not fit, l2 <= 0, no foreground. TypeError: labels that are not integers.
@@ -105,34 +114,47 @@ def segmentation_probe(
     figure, seen = y > 0, truth > 0
     if not (figure.any() and seen.any()):
         raise ValueError("train_labels, test_labels: expected some foreground (labels > 0), got none")
-    logits = linear_probe(x[figure], y[figure], cells[seen], C=1 / (3 * l2 * int(figure.sum())), max_iter=max_iter)
+    named = math.nan
+    if foreground:
+        strength = 1 / (3 * l2 * int(figure.sum()))
+        logits = linear_probe(x[figure], y[figure], cells[seen], C=strength, max_iter=max_iter)
+        named = accuracy(logits, truth[seen].to(logits.device))
     return Segmentation(
         miou=mean_iou(pred, truth.to(pred.device)),
         figure_ground=mean_iou((pred > 0).long(), seen.long().to(pred.device)),
-        foreground=accuracy(logits, truth[seen].to(logits.device)),
         pred=pred.view(test_labels.shape),
+        foreground=named,
     )
 
 
 @torch.no_grad()
-def nearest_cells(q: Tensor, k: Tensor) -> Tensor:
-    """For each cell of a map the cell of another map with the largest cosine, ties to the lower index.
+def nearest_cells(feat_q: Tensor, feat_k: Tensor) -> Tensor:
+    """For each cell of a map the cell of another map with the largest cosine, ties (up to rounding) to the lower index.
 
     Args:
-        q: (B, D, H, W). k: (B, D, H2, W2). Normalised here.
+        feat_q: (B, D, H, W). feat_k: (B, D, H2, W2). Normalised here.
 
     Returns:
-        (B, H * W) int64, row-major cells of `k`.
+        (B, H * W) int64, row-major cells of `feat_k`.
 
     Raises:
         ValueError: not 4-D, or B or D differ.
     """
-    _check_maps(q=q, k=k)
-    if q.shape[:2] != k.shape[:2]:
-        raise ValueError(f"q, k: expected the same B and D, got {tuple(q.shape)} and {tuple(k.shape)}")
-    with torch.autocast(q.device.type, enabled=False):
-        q, k = (F.normalize(x.float() if x.dtype.itemsize < 4 else x, dim=1).flatten(2) for x in (q, k))
-        return (q.mT @ k).argmax(2)
+    _check_maps(feat_q=feat_q, feat_k=feat_k)
+    if feat_q.shape[:2] != feat_k.shape[:2]:
+        shapes = f"{tuple(feat_q.shape)} and {tuple(feat_k.shape)}"
+        raise ValueError(f"feat_q, feat_k: expected the same B and D, got {shapes}")
+    with torch.autocast(feat_q.device.type, enabled=False):
+        q, k = (F.normalize(x.float() if x.dtype.itemsize < 4 else x, dim=1).flatten(2) for x in (feat_q, feat_k))
+        cosines = q.mT @ k
+        # equal columns may come out of a product a few units in the last place apart
+        slack = 16 * torch.finfo(cosines.dtype).eps
+        return (cosines >= cosines.amax(2, keepdim=True) - slack).to(torch.uint8).argmax(2)
+
+
+def cells_apart(a: Tensor, b: Tensor, columns: int) -> Tensor:
+    """How many rows or columns, whichever is more, lie between row-major cells of a map with `columns` columns."""
+    return torch.maximum((a // columns - b // columns).abs(), (a % columns - b % columns).abs())
 
 
 def _pairs(q: Tensor, k: Tensor, boxes_q: Tensor, boxes_k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,9 +182,7 @@ def match_accuracy(q: Tensor, k: Tensor, boxes_q: Tensor, boxes_k: Tensor, *, wi
     if within < 0:
         raise ValueError(f"within: expected at least 0, got {within}")
     found, true, inside = _pairs(q, k, boxes_q, boxes_k)
-    columns = k.shape[3]
-    off = torch.maximum((found // columns - true // columns).abs(), (found % columns - true % columns).abs())
-    return (off <= within)[inside].double().mean().item()
+    return (cells_apart(found, true, k.shape[3]) <= within)[inside].double().mean().item()
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from .geometry import pixel_centers, true_matches
 from .queue import KeyQueue, MemoryQueue
 from .resnet import ConvNet, SmallResNet
 from .schedule import cosine_schedule
+from .seeded import seeded
 from .sync import sync_batchnorm
 from .unet import UNet
 from .vit import Block, ViT
@@ -28,6 +29,7 @@ __all__ = [
     "ema_update",
     "gcn_norm",
     "pixel_centers",
+    "seeded",
     "sync_batchnorm",
     "true_matches",
     "undirected",

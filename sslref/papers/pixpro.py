@@ -605,7 +605,7 @@ EXPERIMENTS = {
             {"seeds": 2, **_SMALL}, {"seeds": 2, **_FEW}, {"seeds": 10, **_FEW}, {"seeds": 32, **_FEW},
         )),
         ("places", run, ("random weights", "BYOL", "boxes ignored", "PixContrast", "PixPro"), (
-            {"seeds": 2, **_TINY}, {"seeds": 1, "steps": 30, "scenes": 1000, "labelled": 80, "test": 100},
+            {"seeds": 2, **_TINY}, {"seeds": 1, "steps": 24, "scenes": 600, "labelled": 60, "test": 80},
             {"seeds": 10, "steps": 40}, {"seeds": 16, **_GPU},
         )),
         ("propagation", run, ("neither", "no propagation", "no g", "PixPro"), (

@@ -63,7 +63,7 @@ def test_segmentation_probe():
     y, y_test = labels(20, 3, 4), labels(10, 3, 4, seed=1)
     centers = maps(4, 6, seed=2)
     x, x_test = ((centers[t] + maps(*t.shape, 6, seed=3)).movedim(-1, 1) for t in (y, y_test))
-    found = segmentation_probe(x, y, x_test, y_test, l2=0.01)
+    found = segmentation_probe(x, y, x_test, y_test, l2=0.01, foreground=True)
     rows, rows_test = (
         torch.stack([m[b, :, r, c] for b in range(len(m)) for r in range(3) for c in range(4)]) for m in (x, x_test)
     )
@@ -76,6 +76,7 @@ def test_segmentation_probe():
     figure = y.flatten() > 0
     own = linear_probe(a[figure], y.flatten()[figure], b[truth > 0], C=1 / (0.03 * int(figure.sum())))
     assert found.foreground == pytest.approx(accuracy(own, truth[truth > 0]))
+    assert math.isnan(segmentation_probe(x, y, x_test, y_test).foreground)
     assert segmentation_probe(x * 7 + 2, y, x_test * 7 + 2, y_test, l2=0.01).miou == pytest.approx(found.miou)
 
 
@@ -165,7 +166,7 @@ def test_presence():
         (lambda: cell_labels(labels(2, 7, 8), 2, 2), r"labels: expected \(B, n \* 2, m \* 2\)"),
         (lambda: cell_labels(labels(2, 8), 2, 2), "labels"),
         (lambda: mean_iou(labels(3), labels(4)), "one shape"),
-        (lambda: nearest_cells(maps(2, 3, 4), maps(2, 3, 4, 4)), "q: expected shape"),
+        (lambda: nearest_cells(maps(2, 3, 4), maps(2, 3, 4, 4)), "feat_q: expected shape"),
         (lambda: nearest_cells(maps(2, 3, 4, 4), maps(2, 5, 4, 4)), "same B and D"),
         (lambda: match_accuracy(*[maps(1, 2, 3, 3)] * 2, *[torch.rand(1, 4)] * 2, within=-1), "within"),
         (
