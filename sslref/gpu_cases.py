@@ -141,6 +141,10 @@ def _boxes(d: Draw) -> Tensor:
     return 6 * d.uniform(3, 4) + torch.tensor([0, 0, 6, 6])
 
 
+def _maps(d: Draw) -> tuple[Tensor, Tensor]:
+    return d.normal(2, 6, 3, 4), d.normal(2, 6, 3, 4)
+
+
 def _dense(d: Draw) -> tuple:
     return d.normal(2, 6, 3, 4), d.normal(2, 6, 4, 3), d.labels(12, 2, 12), d.normal(7, 6)
 
@@ -322,4 +326,14 @@ CASES = (
     Case("selftask_gnn.attribute_similarity_pairs", lambda d: (d.normal(20, 6),), {"num_random": 0}, bf16=None),
     Case("selftask_gnn.attribute_similarity_pairs", lambda d: (d.normal(20, 6),), law=_proper_pairs),
     Case("selftask_gnn.correct_labels", lambda d: (*d.groups(60, 6, 3), d.labels(60, 20))),
+    # ---- pixpro
+    Case("pixpro.pixel_centers", lambda d: (_boxes(d), 3, 4)),
+    Case("pixpro.positive_mask", lambda d: (_boxes(d), _boxes(d), 5, 4)),
+    Case("pixpro.pixel_propagation", lambda d: (d.normal(2, 6, 3, 4), d.normal(2, 5, 3, 4)), bf16=1e-5),
+    Case("pixpro.pixel_propagation", lambda d: (d.normal(2, 6, 3, 4), d.normal(2, 5, 3, 4)), {"gamma": 0.5}, bf16=1e-5),
+    Case("pixpro.consistency_loss", lambda d: (*_maps(d), d.chance(0.2, 2, 12, 12)), float32=1e-4, bf16=1e-4),
+    Case("pixpro.pixpro_loss", lambda d: (*_maps(d), *_maps(d), _boxes(d)[:2], _boxes(d)[:2]), bf16=1e-5),
+    Case("pixpro.pix_contrast_loss", lambda d: (*_maps(d), d.chance(0.2, 2, 12, 12)), bf16=1e-5),
+    Case("evaluate.likeness", lambda d: (d.normal(3, 6, 3, 4),)),
+    Case("evaluate.region_spread", lambda d: (d.normal(3, 6, 3, 4), d.labels(3, 3, 3, 4))),
 )

@@ -4,6 +4,7 @@ from .certified import certified_accuracy
 from .clusters import ari, foreground_ari, hungarian_miou, nmi
 from .images import psnr, ssim
 from .intervals import bootstrap_interval
+from .likeness import likeness, region_spread
 from .maps import (
     Segmentation,
     cell_labels,
@@ -34,6 +35,7 @@ __all__ = [
     "foreground_ari",
     "hungarian_miou",
     "knn_classify",
+    "likeness",
     "linear_probe",
     "match_accuracy",
     "mean_iou",
@@ -44,6 +46,7 @@ __all__ = [
     "psnr",
     "recall_at_k",
     "region_j",
+    "region_spread",
     "ridge_r2",
     "segmentation_probe",
     "spectrum",
