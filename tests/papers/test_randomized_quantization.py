@@ -447,8 +447,8 @@ def test_gradients_reach_the_student_alone():
     model.update(0, 10)
     for old, new, student in zip(before, model.teacher.parameters(), model.student.parameters(), strict=True):
         torch.testing.assert_close(new, 0.5 * old + 0.5 * student)
-    model.update(10, 10)  # at the end the teacher stands still
     last = [p.clone() for p in model.teacher.parameters()]
+    model.update(10, 10)  # at the end the teacher stands still
     assert all(torch.equal(p, q) for p, q in zip(last, model.teacher.parameters(), strict=True))
     plain = rq.Siamese(ConvNet(widths=(4, 8)), hidden=8, out_dim=4)
     queries, keys = plain(x[0])
