@@ -537,10 +537,12 @@ def compare_views(arm: str, x: Tensor, generator: torch.Generator) -> dict[str, 
 def measure(trained: Trained, *, seed: int) -> dict[str, float]:
     """What the representation knows, and what a curve does to it; features standardised by the training rows.
 
+    The curve's share takes the test rows and their copies after an increasing curve on each channel. 0 %: the copies
+    are equal; 50 %: they are strangers; more: all of them moved the same way.
+
     Returns:
         probe: accuracy, in %, of a linear probe on the test rows.
-        curve_share: test rows and the same after an increasing curve on each channel: the share of the variance of
-            both, in %, that lies between a row and its own copy. 0: curves change nothing; 50: copies are strangers.
+        curve_share: share of the variance of rows and copies, in %, that lies between a row and its own copy.
     """
     model, _, world = trained
     generator = torch.Generator().manual_seed(seed)
