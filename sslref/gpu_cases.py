@@ -195,6 +195,10 @@ def _holds_mean(ends: tuple[float, float], values: Tensor) -> bool:
     return ends[0] < values.double().mean() < ends[1]
 
 
+def _few_values(out: Tensor, x: Tensor) -> bool:
+    return _between(out, x) and max(len(channel.unique()) for channel in out.flatten(0, 1)) <= 8
+
+
 def _proper_pairs(out: tuple[Tensor, Tensor], x: Tensor) -> bool:
     (i, j), cosine = out
     expected = F.cosine_similarity(x[i].double(), x[j].double(), dim=1)
@@ -336,4 +340,17 @@ CASES = (
     Case("pixpro.pix_contrast_loss", lambda d: (*_maps(d), d.chance(0.2, 2, 12, 12)), bf16=1e-5),
     Case("evaluate.likeness", lambda d: (d.normal(3, 6, 3, 4),)),
     Case("evaluate.region_spread", lambda d: (d.normal(3, 6, 3, 4), d.labels(3, 3, 3, 4))),
+    # ---- randomized_quantization
+    Case("randomized_quantization.bin_edges", lambda d: (d.normal(2, 3, 20), d.uniform(2, 3, 7))),
+    Case("randomized_quantization.bin_index", lambda d: (d.uniform(2, 3, 20), d.uniform(2, 3, 9).sort(2).values)),
+    Case("randomized_quantization.quantize", lambda d: (d.normal(2, 3, 20), d.uniform(2, 3, 7), d.uniform(2, 3, 8))),
+    Case("randomized_quantization.randomized_quantization", lambda d: (d.normal(4, 3, 30),), law=_few_values),
+    Case(
+        "randomized_quantization.RandomizedQuantization",
+        lambda d: (d.normal(4, 3, 30),),
+        build={"num_bins": 1},
+        bf16=None,
+        call=lambda layer, x: layer.eval()(x),
+        float32=1e-6,
+    ),
 )
