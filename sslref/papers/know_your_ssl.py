@@ -35,7 +35,7 @@ from sslref.evaluate import accuracy, effective_rank, knn_classify, linear_probe
 from sslref.losses import alignment, gather
 from sslref.losses import byol_loss as byol_loss
 from sslref.losses import info_nce as info_nce
-from sslref.nn import ConvNet, SmallResNet, mae
+from sslref.nn import ConvNet, SmallResNet, mae, seeded
 from sslref.nn import KeyQueue as KeyQueue
 from sslref.nn import ema_update as ema_update
 from sslref.registry import Paper
@@ -430,11 +430,13 @@ def build(arm: str, *, seed: int = 0, encoder: Callable[[], nn.Module] | None = 
     if arm not in ARMS:
         raise ValueError(f"arm: expected one of {', '.join(ARMS)}, got {arm!r}")
     family, change = OPEN.get(arm, (arm, {}))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+
+    def learner() -> Learner:
         # the backbone is drawn first, so that all arms of a seed start from the same one
         backbone = encoder() if encoder else ConvNet(in_chans=1, widths=WIDTHS)
         return FAMILIES.get(family, Information)(backbone, **(options | change))
+
+    return seeded(seed, learner)
 
 
 @functools.cache

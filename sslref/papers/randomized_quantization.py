@@ -28,7 +28,7 @@ from sslref.claims import Claim, Experiment
 from sslref.data import digits_graph, emoji, folders, series
 from sslref.evaluate import accuracy, linear_probe, standardize
 from sslref.losses import gather, info_nce
-from sslref.nn import GCN, ConvNet, EMATeacher, SmallResNet, cosine_schedule, gcn_norm
+from sslref.nn import GCN, ConvNet, EMATeacher, SmallResNet, cosine_schedule, gcn_norm, seeded
 from sslref.registry import Paper
 from sslref.train import History, Recipe, Task, fit, warmup_cosine
 
@@ -390,13 +390,11 @@ def recipe(
         cifar = any(Path(source).glob("**/data_batch_1.bin"))
         found = folders.cifar10(source) if cifar else folders.image_folder(source, 32)
         read, count, name = lambda index: found.batch(index)[0], len(found), found.name
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        if size == "paper":
-            encoder = SmallResNet(width=64, blocks=(2, 2, 2, 2))
-            model = Siamese(encoder, hidden=2048, out_dim=256, momentum=0.99)
-        else:
-            model = Siamese(ConvNet())
+    if size == "paper":
+        resnet18 = {"width": 64, "blocks": (2, 2, 2, 2)}
+        model = seeded(0, lambda: Siamese(SmallResNet(**resnet18), hidden=2048, out_dim=256, momentum=0.99))
+    else:
+        model = seeded(0, lambda: Siamese(ConvNet()))
     batch_size = batch_size or (512 if size == "paper" else 64)
     steps = 300 * count // batch_size if size == "paper" else 200
     view = crop_and_quantize if size == "paper" else VIEWS["RQ"]
@@ -504,9 +502,7 @@ def pretrain(
         if value not in known:
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
     world = World(*(part if part is None else part.to(device) for part in WORLDS[modality](seed)))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        model, history = Siamese(Encoder(world.x.shape[1], world.a_hat)).to(device), None
+    model, history = seeded(seed, lambda: Siamese(Encoder(world.x.shape[1], world.a_hat))).to(device), None
     view = VIEWS[arm]
     if view is not None:
         x = world.x if world.a_hat is not None else world.x[world.train]  # a graph is seen whole, without labels

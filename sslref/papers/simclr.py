@@ -27,7 +27,7 @@ from sslref.claims import Claim, Experiment
 from sslref.data import emoji, folders
 from sslref.evaluate import accuracy, linear_probe, ridge_r2, standardize
 from sslref.losses import alignment, gather, tiled_logsumexp, uniformity
-from sslref.nn import ConvNet, SmallResNet
+from sslref.nn import ConvNet, SmallResNet, seeded
 from sslref.registry import Paper
 from sslref.train import History, Recipe, Task, fit, warmup_cosine
 
@@ -264,13 +264,6 @@ def task(
 
 def _views(**options) -> Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]:
     return lambda x, generator: two_views(x, generator=generator, **options)
-
-
-def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
-    """The module that `build` makes, with the initial weights of a seed; PyTorch's generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return build()
 
 
 def _pictures(source: Path | None, device: str) -> tuple[Callable[[Tensor], Tensor], int, str]:

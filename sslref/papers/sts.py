@@ -38,6 +38,7 @@ from sslref.claims import Claim, Experiment
 from sslref.data import folders
 from sslref.data.worlds.moving import CHUNK, Clips, MovingWorld
 from sslref.evaluate import accuracy, linear_probe, standardize
+from sslref.nn import seeded
 from sslref.nn.r2plus1d import R2Plus1D, SmallR2Plus1D
 from sslref.optical import tv_l1
 from sslref.registry import Paper
@@ -605,10 +606,10 @@ def recipe(
     else:
         draw = _rows_of(world_clips("train", 2000, 0, device)[0], batch_size)
     if paper:
-        model, steps = _seeded(0, lambda: STS(R2Plus1D())), 18 * math.ceil(count / batch_size)
+        model, steps = seeded(0, lambda: STS(R2Plus1D())), 18 * math.ceil(count / batch_size)
         options = {"optimizer": _official_sgd, "schedule": lambda step, steps: 0.1 ** (3 * step // steps)}
     else:
-        model, steps, options = _seeded(0, lambda: STS(SmallR2Plus1D())), 300, MINIATURE
+        model, steps, options = seeded(0, lambda: STS(SmallR2Plus1D())), 300, MINIATURE
     about = f"STS, {size} recipe: {type(model.encoder).__name__}, clips of {frames} frames of {side}×{side}, {name}"
     return Recipe(task(model, draw, **options), steps, batch_size, about)
 
@@ -626,13 +627,6 @@ ARMS = {
     "motion": (1.0, 0.0),
     "both": (1.0, 0.1),
 }
-
-
-def _seeded(seed: int, build: Callable[[], STS]) -> STS:
-    """A model with the initialisation of a seed; PyTorch's global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return build()
 
 
 @functools.lru_cache(maxsize=2)
@@ -678,7 +672,7 @@ def pretrain(
     if arm not in ARMS:
         raise ValueError(f"arm: expected one of {', '.join(ARMS)}, got {arm!r}")
     data, _ = world_clips("train", clips, seed, device)
-    model = _seeded(seed, lambda: STS(SmallR2Plus1D())).to(device)
+    model = seeded(seed, lambda: STS(SmallR2Plus1D())).to(device)
     for head, target in ((model.motion, data.motion), (model.appearance, data.appearance)):
         head.bias.data.copy_(target.double().mean(0))  # so that no step is spent on finding the mean
     if arm == "random":
