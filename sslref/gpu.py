@@ -299,6 +299,11 @@ def _synchronize(device: str) -> None:
 def _measure(row: Training, device: str, seconds: float) -> None:
     """Fill in a row by training for about `seconds`."""
     recipe = registry.load(row.slug).recipe(None, device=device, size="miniature")
+    with train.sound_convolutions(recipe.task.model, device, bf16=row.precision == "bf16"):
+        _measure_steps(row, recipe, device, seconds)
+
+
+def _measure_steps(row: Training, recipe: train.Recipe, device: str, seconds: float) -> None:
     task, row.about, row.batch_size = recipe.task, recipe.about, recipe.batch_size
     model = task.model.to(device).train()
     optimizer = task.optimizer(model)

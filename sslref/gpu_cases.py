@@ -95,6 +95,11 @@ def _ring(queue: type, rows: Tensor) -> Tensor:
     return queue.keys
 
 
+def _followed(ema_update: Callable, teacher: nn.Module, student: nn.Module) -> list[Tensor]:
+    ema_update(teacher, student, momentum=0.9)
+    return list(teacher.parameters())
+
+
 def _gcn(gcn: nn.Module, x: Tensor, edge_index: Tensor, *, sparse: bool) -> Tensor:
     from sslref.nn import gcn_norm
 
@@ -225,6 +230,8 @@ CASES = (
     Case("evaluate.ridge_r2", lambda d: (d.normal(30, 5), d.normal(30, 2), d.normal(20, 5), d.normal(20, 2))),
     Case("evaluate.standardize", lambda d: (d.normal(30, 5), d.normal(20, 5))),
     Case("evaluate.bootstrap_interval", lambda d: (d.chance(0.7, 300),), law=_holds_mean),
+    Case("evaluate.spectrum", lambda d: (d.normal(30, 5),), {"center": True}, bf16=1e-5),
+    Case("evaluate.effective_rank", lambda d: (d.normal(30, 5),)),
     Case("evaluate.ari", lambda d: (d.labels(3, 50), d.labels(4, 50))),
     Case("evaluate.nmi", lambda d: (d.labels(3, 50), d.labels(4, 50))),
     Case("evaluate.hungarian_miou", lambda d: (d.labels(4, 2, 9, 9), d.labels(4, 2, 9, 9)), {"num_classes": 4}),
@@ -274,6 +281,19 @@ CASES = (
     Case("densecl.densecl_loss", _two_maps, bf16=1e-5),
     Case("densecl.DenseHead", lambda d: (d.normal(2, 6, 4, 4),), build={"in_dim": 6, "out_dim": 5, "grid": 2}, **NET),
     Case("densecl.KeyQueue", lambda d: (d.normal(8, 4),), call=_ring),
+    # ---- know_your_ssl
+    Case("know_your_ssl.sinkhorn", lambda d: (d.normal(8, 5).tanh(),), {"epsilon": 0.2}, bf16=1e-4),
+    Case("know_your_ssl.swav_loss", lambda d: (d.normal(8, 5).tanh(), d.normal(8, 5).tanh()), bf16=1e-4),
+    Case("know_your_ssl.info_nce", lambda d: (d.normal(8, 6), d.normal(8, 6), d.normal(9, 6)), bf16=1e-4),
+    Case("know_your_ssl.KeyQueue", lambda d: (d.normal(6, 4),), call=_ring),
+    Case("know_your_ssl.ema_update", lambda d: (_linear(d), _linear(d)), call=_followed),
+    Case("know_your_ssl.byol_loss", lambda d: (d.normal(8, 6), d.normal(8, 6))),
+    Case("know_your_ssl.dino_loss", lambda d: (d.normal(8, 6).tanh(), d.normal(8, 6).tanh(), d.normal(6)), bf16=1e-4),
+    Case("know_your_ssl.update_center", lambda d: (d.normal(6), d.normal(8, 6)), bf16=1e-5),
+    Case("know_your_ssl.barlow_twins_loss", lambda d: (d.normal(8, 6), d.normal(8, 6)), bf16=1e-4),
+    Case("know_your_ssl.vicreg_loss", lambda d: (d.normal(8, 6), d.normal(8, 6)), bf16=1e-4),
+    Case("know_your_ssl.masked_patch_loss", lambda d: (d.normal(2, 9, 12), d.normal(2, 9, 12), d.order(2, 9) < 6)),
+    Case("know_your_ssl.spread", lambda d: (d.normal(8, 6),)),
     # ---- colormae
     Case("colormae.color_filter", lambda d: (d.normal(2, 16, 16),), {"color": "blue"}),
     Case("colormae.color_filter", lambda d: (d.normal(2, 16, 16),), {"color": "purple"}),

@@ -207,7 +207,12 @@ def fit(
     names = tuple(history.values)
     devices = [device] if device.type == "cuda" else []
     start = time.perf_counter() - history.seconds
-    with _bar(progress if rank == 0 else False) as report, _ctrl_c() as pressed, torch.random.fork_rng(devices):
+    with (
+        _bar(progress if rank == 0 else False) as report,
+        _ctrl_c() as pressed,
+        torch.random.fork_rng(devices),
+        sound_convolutions(model, device, bf16=precision == "bf16-mixed"),
+    ):
         for step in range(first, steps):
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * task.schedule(step, steps)
@@ -247,6 +252,23 @@ def fit(
                 raise KeyboardInterrupt
     history.seconds = time.perf_counter() - start if first < steps else history.seconds
     return history
+
+
+@contextlib.contextmanager
+def sound_convolutions(model: nn.Module, device: str | torch.device, *, bf16: bool) -> Iterator[None]:
+    """Keep oneDNN out of the bfloat16 Conv3d of a CPU.
+
+    Where a kernel of three frames meets two frames of video it reads memory that is not its own (PyTorch 2.13):
+    gradients differ from run to run, and at times are not finite.
+    """
+    backend = torch.backends.mkldnn
+    unsound = bf16 and torch.device(device).type == "cpu" and any(isinstance(m, nn.Conv3d) for m in model.modules())
+    was = backend.enabled
+    backend.set_flags(_enabled=was and not unsound)
+    try:
+        yield
+    finally:
+        backend.set_flags(_enabled=was)
 
 
 def _fabric(device: str, precision: str):

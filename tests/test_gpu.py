@@ -15,10 +15,12 @@ CONTRACT = {
     "nn.mae": "patchify unpatchify random_masking restore_tokens sincos_2d normalize_patches masked_patch_loss "
     "MaskedAutoencoder",
     "evaluate": "linear_probe knn_classify ari nmi hungarian_miou foreground_ari region_j boundary_f auroc recall_at_k "
-    "psnr ssim certified_accuracy",
+    "psnr ssim certified_accuracy effective_rank spectrum",
     "optical": "warp end_point_error flow_to_color",
     "densecl": "dense_correspondence info_nce dense_info_nce densecl_loss DenseHead KeyQueue",
     "simclr": "nt_xent contrastive_accuracy random_crop_boxes color_distort gaussian_blur projection_head LARS",
+    "know_your_ssl": "sinkhorn swav_loss info_nce KeyQueue ema_update byol_loss dino_loss update_center "
+    "barlow_twins_loss vicreg_loss masked_patch_loss",
     "colormae": "color_filter noise_bank sample_windows color_mask radial_power",
     "sts": "region_masks motion_boundary orientation_histogram dominant_color motion_statistics appearance_statistics "
     "sts_loss",

@@ -19,6 +19,7 @@ from .maps import (
 from .masks import boundary_f, region_j
 from .probe import accuracy, knn_classify, linear_probe, ridge_r2, standardize
 from .ranking import auroc, recall_at_k
+from .spectrum import effective_rank, spectrum
 
 __all__ = [
     "Segmentation",
@@ -30,6 +31,7 @@ __all__ = [
     "cell_labels",
     "cells_apart",
     "certified_accuracy",
+    "effective_rank",
     "foreground_ari",
     "hungarian_miou",
     "knn_classify",
@@ -47,6 +49,7 @@ __all__ = [
     "region_spread",
     "ridge_r2",
     "segmentation_probe",
+    "spectrum",
     "ssim",
     "standardize",
 ]

@@ -19,6 +19,7 @@ according to labels that were spread from the few known ones? Training is joint:
 Graphs are undirected: one direction of an edge is enough, duplicates and self loops do not count.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -437,6 +438,8 @@ def recipe(
         raise ValueError(f"size: expected 'paper' or 'miniature', got {size!r}")
     if batch_size is not None:
         raise ValueError(f"batch_size: expected None, since a step sees the whole graph, got {batch_size}")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("processes: expected one, since a step sees the whole graph, got several under torchrun")
     generator = torch.Generator().manual_seed(0)
     graph = embedded.digits_graph(generator=generator) if source is None else folders.planetoid(source, "cora")
     train_mask = few_labels(graph.y, 3 if source is None else 20, generator=generator).to(device)

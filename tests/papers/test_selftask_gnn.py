@@ -505,7 +505,7 @@ def test_unknown_pretext(digits):
         selftask_gnn.task("Colour", graph, mask)
 
 
-def test_recipe():
+def test_recipe(monkeypatch):
     recipe = selftask_gnn.recipe(None, size="miniature")
     history = fit(recipe.task, steps=3, log_every=1)
     assert history.values["loss"][-1] < history.values["loss"][0]
@@ -515,6 +515,9 @@ def test_recipe():
         selftask_gnn.recipe(size="large")
     with pytest.raises(ValueError, match="batch_size: expected None.*got 8"):
         selftask_gnn.recipe(batch_size=8)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="processes: expected one"):
+        selftask_gnn.recipe(size="miniature")
 
 
 @pytest.mark.parametrize("data", ["digits", "connectome"])
