@@ -605,7 +605,7 @@ EXPERIMENTS = {
             {"seeds": 2, **_SMALL}, {"seeds": 1, **_FEW}, {"seeds": 10, **_FEW}, {"seeds": 32, **_FEW},
         )),
         ("places", run, ("random weights", "BYOL", "boxes ignored", "PixContrast", "PixPro"), (
-            {"seeds": 2, **_TINY}, {"seeds": 1, "steps": 20, "scenes": 600, "labelled": 50, "test": 64},
+            {"seeds": 2, **_TINY}, {"seeds": 1, "steps": 28, "scenes": 600, "labelled": 50, "test": 64},
             {"seeds": 10, "steps": 40}, {"seeds": 16, **_GPU},
         )),
         ("propagation", run, ("neither", "no propagation", "no g", "PixPro"), (
