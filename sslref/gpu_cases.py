@@ -278,6 +278,13 @@ CASES = (
     Case("simclr.projection_head", lambda d: (d.normal(16, 6),), {"mode": "linear", "out_dim": 4}, call=_head, **NET),
     Case("simclr.projection_head", lambda d: (d.normal(16, 6),), {"out_dim": 4}, call=_head, **NET),
     Case("simclr.LARS", lambda d: (d.normal(4, 5), d.normal(4, 5), d.normal(4, 5)), call=_lars),
+    # ---- densecl
+    Case("densecl.dense_correspondence", lambda d: (d.normal(2, 8, 3, 4), d.normal(2, 8, 4, 3)), bf16=None),
+    Case("densecl.info_nce", lambda d: (d.normal(6, 8), d.normal(6, 8), d.normal(9, 8)), bf16=1e-5),
+    Case("densecl.dense_info_nce", _dense, bf16=1e-5),
+    Case("densecl.densecl_loss", _two_maps, bf16=1e-5),
+    Case("densecl.DenseHead", lambda d: (d.normal(2, 6, 4, 4),), build={"in_dim": 6, "out_dim": 5, "grid": 2}, **NET),
+    Case("densecl.KeyQueue", lambda d: (d.normal(8, 4),), call=_ring),
     # ---- know_your_ssl
     Case("know_your_ssl.sinkhorn", lambda d: (d.normal(8, 5).tanh(),), {"epsilon": 0.2}, bf16=1e-4),
     Case("know_your_ssl.swav_loss", lambda d: (d.normal(8, 5).tanh(), d.normal(8, 5).tanh()), bf16=1e-4),
@@ -291,13 +298,6 @@ CASES = (
     Case("know_your_ssl.vicreg_loss", lambda d: (d.normal(8, 6), d.normal(8, 6)), bf16=1e-4),
     Case("know_your_ssl.masked_patch_loss", lambda d: (d.normal(2, 9, 12), d.normal(2, 9, 12), d.order(2, 9) < 6)),
     Case("know_your_ssl.spread", lambda d: (d.normal(8, 6),)),
-    # ---- densecl
-    Case("densecl.dense_correspondence", lambda d: (d.normal(2, 8, 3, 4), d.normal(2, 8, 4, 3)), bf16=None),
-    Case("densecl.info_nce", lambda d: (d.normal(6, 8), d.normal(6, 8), d.normal(9, 8)), bf16=1e-5),
-    Case("densecl.dense_info_nce", _dense, bf16=1e-5),
-    Case("densecl.densecl_loss", _two_maps, bf16=1e-5),
-    Case("densecl.DenseHead", lambda d: (d.normal(2, 6, 4, 4),), build={"in_dim": 6, "out_dim": 5, "grid": 2}, **NET),
-    Case("densecl.KeyQueue", lambda d: (d.normal(8, 4),), call=_ring),
     # ---- colormae
     Case("colormae.color_filter", lambda d: (d.normal(2, 16, 16),), {"color": "blue"}),
     Case("colormae.color_filter", lambda d: (d.normal(2, 16, 16),), {"color": "purple"}),
