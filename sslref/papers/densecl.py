@@ -545,7 +545,7 @@ EXPERIMENTS = {
         arms=tuple(ARMS),
         budgets={
             "smoke": {"seeds": 2, "steps": 2, "batch_size": 8, "scenes": 32, "labelled": 24, "test": 24},
-            "ci": {"seeds": 1, "steps": 80, "scenes": 1200, "labelled": 60, "test": 100},
+            "ci": {"seeds": 1, "steps": 60, "scenes": 960, "labelled": 48, "test": 80},
             "ledger": {"seeds": 10, "steps": 250},
             "gpu": {"seeds": 16, "steps": 1000},
         },

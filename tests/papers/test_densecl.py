@@ -502,7 +502,7 @@ def test_measures_of_a_known_map():
     found = densecl.measure(Oracle(), scenes)
     assert found["shifted"] == 1
     blind = densecl.measure(Blind(), scenes)
-    assert 0 < blind["shifted"] < 0.5
+    assert blind["shifted"] < 0.5
     assert blind["match"] < found["match"]
     assert blind["miou"] < found["miou"]
     assert all(0 <= v <= 100 for v in (*found.values(), *blind.values()))
