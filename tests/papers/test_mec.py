@@ -555,7 +555,7 @@ def test_recipe_refuses(tmp_path):
 
 
 class Known(nn.Module):
-    """An "encoder" whose features are the coarse drawing, and a "projector" that keeps as many numbers as it is told."""
+    """An "encoder" whose features are the coarse drawing, and a "projector" that keeps so many of its numbers."""
 
     def __init__(self, kept):
         super().__init__()
