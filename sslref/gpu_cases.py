@@ -69,7 +69,14 @@ class Case:
 
 
 # Functions of the contracts that no tensor enters: they run on the host.
-HOST_ONLY = ("nn.cosine_schedule", "nn.mae.sincos_2d", "nutime.numerical_scales", "sts.region_masks")
+HOST_ONLY = (
+    "nn.cosine_schedule",
+    "nn.mae.sincos_2d",
+    "nutime.numerical_scales",
+    "sts.region_masks",
+    "mec.coding_constants",
+    "mec.lamda_schedule",
+)
 
 
 # -------------------------------------------------------------------------------- calls that take more than one line
@@ -298,6 +305,13 @@ CASES = (
     Case("densecl.densecl_loss", _two_maps, bf16=1e-5),
     Case("densecl.DenseHead", lambda d: (d.normal(2, 6, 4, 4),), build={"in_dim": 6, "out_dim": 5, "grid": 2}, **NET),
     Case("densecl.KeyQueue", lambda d: (d.normal(8, 4),), call=_ring),
+    # ---- mec
+    Case("mec.taylor_log_det", lambda d: (0.2 * d.normal(9, 9),), {"order": 4}, bf16=1e-5),
+    Case("mec.coding_length", lambda d: (d.normal(8, 12),), {"eps_sq": 2.0}, bf16=1e-5),
+    Case("mec.coding_length", lambda d: (d.normal(12, 8),), {"eps_sq": 2.0}, bf16=1e-5),
+    Case("mec.mec_loss", lambda d: tuple(d.normal(4, 8, 12)), {"lamda": 0.2, "side": "batch"}, bf16=1e-5),
+    Case("mec.mec_loss", lambda d: tuple(d.normal(4, 8, 12)), {"lamda": 0.2, "side": "feature"}, bf16=1e-5),
+    Case("mec.exact_loss", lambda d: tuple(d.normal(4, 8, 12)), {"lamda": 0.2}, bf16=1e-5),
     # ---- colormae
     Case("colormae.color_filter", lambda d: (d.normal(2, 16, 16),), {"color": "blue"}),
     Case("colormae.color_filter", lambda d: (d.normal(2, 16, 16),), {"color": "purple"}),

@@ -309,6 +309,34 @@ def test_gradient(side):
         assert z.grad.abs().sum(1).min() > 1e-4
 
 
+@pytest.mark.differs(
+    "mec",
+    paper="minus mu log det (Eq. 3), the length of the code",
+    official="the sum of both directions over 2 m lambda, so that order 1 is the mean cosine for every lambda",
+    here="the official code's",
+)
+def test_loss_is_the_length_of_the_code_in_other_units():
+    z = rows(6, 4)
+    mu, lamda = coding_constants(6, 4, eps_sq=2.0)
+    length = coding_length(z, eps_sq=2.0)
+    torch.testing.assert_close(exact_loss(z, z, z, z, lamda=lamda), -length / (mu * 6 * lamda))
+
+
+@pytest.mark.differs(
+    "mec",
+    paper="the series of a matrix of pictures, (m, m)",
+    official="the same, with one product of matrices for every order after the first",
+    here="the smaller side, and powers up to half the order: order 4 takes one product beside C",
+)
+@pytest.mark.parametrize(("order", "products"), [(1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 2)])
+def test_products_of_an_order(order, products):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        taylor_log_det(rows(10, 10), order=order)
+    assert counter.get_total_flops() == products * 2 * 10**3
+
+
 @pytest.mark.parity("mec.exact_loss", against="the series of order 200", tolerance=1e-10)
 def test_exact_loss_is_the_limit_of_the_series():
     x = four(5, 7)
@@ -429,6 +457,20 @@ def toy(crutches=True):
 
 def views(n=8, seed=0):
     return torch.rand(2, n, 3, 2, 2, generator=torch.Generator().manual_seed(seed)).unbind()
+
+
+@pytest.mark.differs(
+    "mec",
+    paper="says nothing",
+    official="one pass for each view, so that batch norm treats the views apart",
+    here="one pass for both views",
+)
+def test_batch_norm_sees_both_views():
+    model = toy()
+    first, second = views()
+    out = model(first, second / 4)
+    apart = model.predictor(model.online(first))
+    assert not torch.allclose(out.z1, apart)
 
 
 def test_student_predicts_and_teacher_does_not():
