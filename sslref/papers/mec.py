@@ -7,8 +7,8 @@ representations that agree, MEC asks for the one that says most: whose vectors t
 an error eps. That number is a log-determinant. Its Taylor series needs matrix products only, and is cut after a few
 terms; one term is the cosine of SimSiam and BYOL, two terms repel pictures from each other, or decorrelate features.
 
-    section 3.1, Eq. 1-2  coding_constants, coding_length     section 3.2  taylor_log_det
-    section 3.2, Eq. 3-5  mec_loss (exact_loss: no series)    code         lamda_schedule, projector, predictor, MEC
+    section 2.1, Eq. 1  coding_constants, coding_length     section 2.1, Eq. 2  taylor_log_det
+    section 2.2, Eq. 3  mec_loss (exact_loss: no series)    official code    lamda_schedule, projector, predictor, MEC
 
 The paper writes vectors as columns (d, m); here they are rows (m, d).
 """
@@ -58,7 +58,7 @@ def _unit(x: Tensor) -> Tensor:
     return F.normalize(x.float() if x.dtype.itemsize < 4 else x, dim=1)
 
 
-# --------------------------------------------------------------------------- the length of a code (Eq. 1 and 2)
+# ------------------------------------------------------------------------- the length of a code (section 2.1, Eq. 1)
 
 
 def coding_constants(batch_size: int, dim: int, *, eps_sq: float = 64.0) -> tuple[float, float]:
@@ -99,7 +99,7 @@ def coding_length(z: Tensor, *, eps_sq: float = 64.0) -> Tensor:
         return mu * log_det(lamda * (z @ z.T if len(z) <= z.shape[1] else z.T @ z))
 
 
-# --------------------------------------------------------------------------------------- its series (section 3.2)
+# ------------------------------------------------------------------------------------ its series (section 2.1, Eq. 2)
 
 
 def _check_order(order: int) -> None:
@@ -136,7 +136,7 @@ def taylor_log_det(c: Tensor, *, order: int = 4) -> Tensor:
         return total
 
 
-# ---------------------------------------------------------------------------- two views, and the loss (Eq. 3 to 5)
+# ------------------------------------------------------------------------- two views, and the loss (section 2.2, Eq. 3)
 
 SIDES = ("auto", "batch", "feature")
 
