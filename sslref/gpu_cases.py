@@ -69,7 +69,14 @@ class Case:
 
 
 # Functions of the contracts that no tensor enters: they run on the host.
-HOST_ONLY = ("nn.cosine_schedule", "nn.mae.sincos_2d", "nutime.numerical_scales", "sts.region_masks")
+HOST_ONLY = (
+    "nn.cosine_schedule",
+    "nn.mae.sincos_2d",
+    "nutime.numerical_scales",
+    "sts.region_masks",
+    "mec.coding_constants",
+    "mec.lamda_schedule",
+)
 
 
 # -------------------------------------------------------------------------------- calls that take more than one line
@@ -298,6 +305,13 @@ CASES = (
     Case("know_your_ssl.vicreg_loss", lambda d: (d.normal(8, 6), d.normal(8, 6)), bf16=1e-4),
     Case("know_your_ssl.masked_patch_loss", lambda d: (d.normal(2, 9, 12), d.normal(2, 9, 12), d.order(2, 9) < 6)),
     Case("know_your_ssl.spread", lambda d: (d.normal(8, 6),)),
+    # ---- mec
+    Case("mec.taylor_log_det", lambda d: (0.2 * d.normal(9, 9),), {"order": 4}, bf16=1e-5),
+    Case("mec.coding_length", lambda d: (d.normal(8, 12),), {"eps_sq": 2.0}, bf16=1e-5),
+    Case("mec.coding_length", lambda d: (d.normal(12, 8),), {"eps_sq": 2.0}, bf16=1e-5),
+    Case("mec.mec_loss", lambda d: tuple(d.normal(4, 8, 12)), {"lamda": 0.2, "side": "batch"}, bf16=1e-5),
+    Case("mec.mec_loss", lambda d: tuple(d.normal(4, 8, 12)), {"lamda": 0.2, "side": "feature"}, bf16=1e-5),
+    Case("mec.exact_loss", lambda d: tuple(d.normal(4, 8, 12)), {"lamda": 0.2}, bf16=1e-5),
     # ---- colormae
     Case("colormae.color_filter", lambda d: (d.normal(2, 16, 16),), {"color": "blue"}),
     Case("colormae.color_filter", lambda d: (d.normal(2, 16, 16),), {"color": "purple"}),
