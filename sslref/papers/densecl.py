@@ -131,6 +131,10 @@ def _at(k_map: Tensor, match: Tensor) -> Tensor:
     return k_map.flatten(2).gather(2, index).mT.flatten(0, 1)
 
 
+def _dense(q_map: Tensor, k_map: Tensor, match: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    return info_nce(_rows(q_map), _at(k_map, match), queue, temperature=temperature)
+
+
 def dense_info_nce(q_map: Tensor, k_map: Tensor, match: Tensor, queue: Tensor, *, temperature: float = 0.2) -> Tensor:
     """Eq. 2: `info_nce` of every place of the query with its matched place of the key, the mean over B * H * W.
 
@@ -140,8 +144,8 @@ def dense_info_nce(q_map: Tensor, k_map: Tensor, match: Tensor, queue: Tensor, *
         queue: (K, D) negatives, detached, the same for all places.
 
     Raises:
-        ValueError: shapes that do not fit, an index out of range (looked for on the CPU only: on another device the
-            host would have to wait), temperature <= 0.
+        ValueError: shapes that do not fit, an index out of range (the host waits for the device to know), temperature
+            <= 0.
     """
     if q_map.ndim != 4 or k_map.ndim != 4 or q_map.shape[:2] != k_map.shape[:2]:
         got = f"{tuple(q_map.shape)} and {tuple(k_map.shape)}"
@@ -150,9 +154,9 @@ def dense_info_nce(q_map: Tensor, k_map: Tensor, match: Tensor, queue: Tensor, *
     if match.shape != (len(q_map), places) or match.dtype != torch.int64:
         got = f"{match.dtype} of shape {tuple(match.shape)}"
         raise ValueError(f"match: expected int64 of shape ({len(q_map)}, {places}), got {got}")
-    if match.device.type == "cpu" and match.numel() and not 0 <= int(match.min()) <= int(match.max()) < keys:
+    if match.numel() and not 0 <= int(match.min()) <= int(match.max()) < keys:
         raise ValueError(f"match: expected places 0 to {keys - 1}, got {int(match.min())} to {int(match.max())}")
-    return info_nce(_rows(q_map), _at(k_map, match), queue, temperature=temperature)
+    return _dense(q_map, k_map, match, queue, temperature)
 
 
 class DenseCLLoss(NamedTuple):
@@ -191,8 +195,11 @@ def densecl_loss(
         ValueError: shapes that do not fit, temperature <= 0, dense_weight outside [0, 1].
     """
     image = info_nce(q, k, queue, temperature=temperature)
-    match = dense_correspondence(feat_q, feat_k)
-    return _mixed(image, dense_info_nce(q_map, k_map, match, dense_queue, temperature=temperature), dense_weight)
+    if q_map.shape[2:] != feat_q.shape[2:] or k_map.shape[2:] != feat_k.shape[2:]:
+        got = " and ".join(str(tuple(x.shape)) for x in (q_map, feat_q, k_map, feat_k))
+        raise ValueError(f"q_map, feat_q, k_map, feat_k: expected the same places for queries, and for keys, got {got}")
+    match = dense_correspondence(feat_q, feat_k)  # in range, so it need not be looked at
+    return _mixed(image, _dense(q_map, k_map, match, dense_queue, temperature), dense_weight)
 
 
 def located_loss(

@@ -250,6 +250,16 @@ def test_weight_is_a_share(weight):
         densecl_loss(*parts(), dense_weight=weight)
 
 
+@pytest.mark.parametrize(
+    ("index", "shape"), [(2, (3, 4, 2, 2)), (5, (3, 8, 3, 3)), (4, (2, 8, 2, 3)), (3, (3, 5, 2, 3))]
+)
+def test_the_whole_loss_refuses_maps_that_do_not_fit(index, shape):
+    every = parts()
+    every[index] = normal(*shape)
+    with pytest.raises(ValueError, match="expected"):
+        densecl_loss(*every)
+
+
 # ------------------------------------------------------------------------------------------------------------- head
 
 
@@ -511,8 +521,11 @@ def test_measures_of_a_known_map():
 class Blind(nn.Module):
     """Noise, whatever is seen."""
 
+    calls = 0
+
     def features(self, x):
-        return normal(len(x), 8, x.shape[2] // 8, x.shape[3] // 8, seed=len(x) + x.shape[2], dtype=torch.float32)
+        self.calls += 1
+        return normal(len(x), 8, x.shape[2] // 8, x.shape[3] // 8, seed=self.calls, dtype=torch.float32)
 
 
 def test_unknown_arm():
