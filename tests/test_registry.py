@@ -23,10 +23,11 @@ def test_every_paper_is_complete():
         for claim in module.CLAIMS:
             experiment = module.EXPERIMENTS[claim.experiment]
             assert {claim.baseline, claim.method, *claim.ablations} <= set(experiment.arms)
-        for experiment in module.EXPERIMENTS.values():
+        for name, experiment in module.EXPERIMENTS.items():
             assert set(experiment.budgets) == {"smoke", "ci", "ledger", "gpu"}
-            assert experiment.budgets["ledger"]["seeds"] >= 10
-            assert experiment.budgets["gpu"]["seeds"] >= 32
+            if name in {claim.experiment for claim in module.CLAIMS}:
+                assert experiment.budgets["ledger"]["seeds"] >= 10
+                assert experiment.budgets["gpu"]["seeds"] >= 32
 
 
 def test_unknown_slug_names_the_nearest():

@@ -686,7 +686,7 @@ EXPERIMENTS = {
             "smoke": {"seeds": 2, "gigaflops": 0.5, "batch_size": 16},
             "ci": {"seeds": 1, "gigaflops": 30.0},
             "ledger": {"seeds": 10, "gigaflops": 110.0},
-            "gpu": {"seeds": 16, "gigaflops": 20_000.0, "batch_size": 256},
+            "gpu": {"seeds": 32, "gigaflops": 20_000.0, "batch_size": 256},
         },
     )
 }
