@@ -602,13 +602,8 @@ def test_recipe_on_a_folder_of_images(tmp_path, family):
     assert "4 pictures" in one_step(kys.recipe(tmp_path, batch_size=4, size="miniature", family=family)).about
 
 
-def test_recipe_on_cifar10(tmp_path):
-    records = torch.randint(0, 256, (8, 3073), dtype=torch.uint8)
-    records[:, 0] %= 10
-    for i in range(1, 6):
-        (tmp_path / f"data_batch_{i}.bin").write_bytes(records.numpy().tobytes())
-    (tmp_path / "batches.meta.txt").write_text("\n".join("abcdefghij"))
-    recipe = kys.recipe(tmp_path, batch_size=4, family="generative")
+def test_recipe_on_cifar10(cifar10):
+    recipe = kys.recipe(cifar10, batch_size=4, family="generative")
     assert recipe.steps == 200 * 40 // 4
     assert "ResNet-18" in recipe.about
     batch = recipe.task.batch(torch.Generator().manual_seed(0))

@@ -559,13 +559,8 @@ def test_recipe_of_the_miniature():
     assert recipe.task.model.lamda.item() == pytest.approx(lamda_schedule(1, warmup_steps=60, lamda=target))
 
 
-def test_recipe_of_the_paper_on_cifar10(tmp_path):
-    records = torch.randint(0, 256, (8, 3073), dtype=torch.uint8)
-    records[:, 0] %= 10
-    for i in range(1, 6):
-        (tmp_path / f"data_batch_{i}.bin").write_bytes(records.numpy().tobytes())
-    (tmp_path / "batches.meta.txt").write_text("\n".join("abcdefghij"))
-    recipe = mec.recipe(tmp_path, batch_size=4)
+def test_recipe_of_the_paper_on_cifar10(cifar10):
+    recipe = mec.recipe(cifar10, batch_size=4)
     assert recipe.steps == 400 * 10
     assert "ResNet-18" in recipe.about
     (group,) = recipe.task.optimizer(recipe.task.model).param_groups

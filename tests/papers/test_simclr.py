@@ -375,13 +375,8 @@ def test_recipe_of_the_miniature():
     assert "1,400 pictures" in recipe.about
 
 
-def test_recipe_of_the_paper_on_cifar10(tmp_path):
-    records = torch.randint(0, 256, (8, 3073), dtype=torch.uint8)
-    records[:, 0] %= 10
-    for i in range(1, 6):
-        (tmp_path / f"data_batch_{i}.bin").write_bytes(records.numpy().tobytes())
-    (tmp_path / "batches.meta.txt").write_text("\n".join("abcdefghij"))
-    recipe = simclr.recipe(tmp_path, batch_size=4)
+def test_recipe_of_the_paper_on_cifar10(cifar10):
+    recipe = simclr.recipe(cifar10, batch_size=4)
     assert recipe.steps == 1000 * 40 // 4
     assert "ResNet-18" in recipe.about
     decayed, plain = recipe.task.optimizer(recipe.task.model).param_groups
