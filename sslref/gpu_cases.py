@@ -167,6 +167,30 @@ def _cells(d: Draw) -> tuple:
     return train, y.view(-1, 4, 4), test, truth.view(-1, 4, 4)
 
 
+def _graph_of(d: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    return d.normal(30, 6), d.labels(9, 30) + 1, d.graph()
+
+
+def _nodes(d: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks of five nodes, the cosines of twelve tokens, and the tokens."""
+    tokens = F.normalize(d.normal(12, 6), dim=1)
+    return F.one_hot(torch.arange(12) % 5).T.bool(), tokens @ tokens.T, tokens
+
+
+def _regions(d: Draw) -> tuple[Tensor]:
+    """Five regions at right angles on a grid, with little noise: no similarity is near a threshold."""
+    return (torch.eye(6).double()[torch.arange(8)[:, None] // 3 + torch.arange(9) // 3] + 0.02 * d.normal(8, 9, 6),)
+
+
+def _levels(pool: Callable, features: Tensor, **options) -> list[Tensor]:
+    return [t for level in pool(features, **options) for t in (level.features, level.masks)]
+
+
+def _distilled(d: Draw) -> tuple:
+    corners = d.uniform(2, 4) / 2 + torch.tensor([0.0, 0.0, 0.5, 0.5])
+    return d.normal(2, 6, 4, 4), d.normal(2, 6, 5, 5), d.normal(6), corners, corners.flip(0)
+
+
 # ------------------------------------------------------------------------------------------- laws of random functions
 
 
@@ -354,6 +378,23 @@ CASES = (
     Case("pixpro.pix_contrast_loss", lambda d: (*_maps(d), d.chance(0.2, 2, 12, 12)), bf16=1e-5),
     Case("evaluate.likeness", lambda d: (d.normal(3, 6, 3, 4),)),
     Case("evaluate.region_spread", lambda d: (d.normal(3, 6, 3, 4), d.labels(3, 3, 3, 4))),
+    # ---- s2_uniseg
+    Case("nn.connected_components", lambda d: (d.labels(40, 2, 30), 40), bf16=None),
+    Case("evaluate.best_iou", lambda d: (d.chance(0.4, 5, 6, 7), d.chance(0.4, 3, 6, 7))),
+    Case("evaluate.average_recall", lambda d: (d.uniform(20),), bf16=None),
+    Case("evaluate.assignment_spread", lambda d: (d.uniform(20, 5).softmax(1),)),
+    Case("s2_uniseg.grid_edges", lambda d: (3, 5)),
+    Case("s2_uniseg.edge_similarity", lambda d: (d.normal(30, 6), d.graph()), bf16=1e-5),
+    Case("s2_uniseg.pool_layer", _graph_of, {"threshold": 0.6}, bf16=1e-5),
+    Case("s2_uniseg.affinity_similarity", lambda d: (*_nodes(d)[:2], d.labels(5, 2, 8)), bf16=1e-5),
+    Case("s2_uniseg.supernode_features", _nodes, bf16=1e-5),
+    Case("s2_uniseg.uniap", _regions, call=_levels, bf16=1e-5),
+    Case(
+        "s2_uniseg.uniap", _regions, {"spatial_weight": 0.4, "temperature": 0.07}, call=_levels, float32=1e-4, bf16=1e-5
+    ),
+    Case("s2_uniseg.greedy_merge", _regions, call=_levels, bf16=1e-5),
+    Case("s2_uniseg.query_map", lambda d: (d.normal(3, 4, 6), d.normal(7, 6), d.normal(7, 5)), bf16=1e-5),
+    Case("s2_uniseg.querysd_loss", _distilled, {"size": (3, 4)}, bf16=1e-5),
     # ---- randomized_quantization
     Case("randomized_quantization.bin_edges", lambda d: (d.normal(2, 3, 20), d.uniform(2, 3, 7))),
     Case("randomized_quantization.bin_index", lambda d: (d.uniform(2, 3, 20), d.uniform(2, 3, 9).sort(2).values)),

@@ -29,6 +29,8 @@ CONTRACT = {
     "random_resized_crop",
     "selftask_gnn": "pairwise_distance_labels distance_to_cluster_targets distance_to_labeled_targets "
     "label_propagation context_label_distribution attribute_similarity_pairs correct_labels",
+    "s2_uniseg": "grid_edges edge_similarity pool_layer affinity_similarity supernode_features uniap greedy_merge "
+    "query_map querysd_loss",
     "randomized_quantization": "bin_edges bin_index quantize randomized_quantization RandomizedQuantization",
 }
 
