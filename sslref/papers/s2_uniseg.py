@@ -729,7 +729,7 @@ EXPERIMENTS = {
         run=run,
         arms=(*POOLINGS, "k-means"),
         budgets={
-            "smoke": {"seeds": 2, "scenes": 3, "size": 12, "grids": (4, 8)},
+            "smoke": {"seeds": 2, "scenes": 2, "size": 10, "grids": (4, 8)},
             "ci": {"seeds": 1, "scenes": 3, "size": 20, "grids": (10, 28)},
             "ledger": {"seeds": 10, "scenes": 6, "size": 28, "grids": (10, 40)},
             "gpu": {"seeds": 16, "scenes": 12, "size": 56, "grids": (10, 80)},
