@@ -470,9 +470,10 @@ def run_decades(arm: str, *, seed: int, device: str, count: int) -> dict[str, fl
     (x, y), (x_test, y_test) = decades(count, generator), decades(count, generator)
 
     def learned() -> nn.ModuleDict:
-        scales = {"one scale": 1, "nine scales": 9}
-        many = {name: NumericallyMultiscaledEmbedding(16, num_scales=n) for name, n in scales.items()}
-        return nn.ModuleDict({"linear": _ScaledLinear(16)} | many)
+        modules = {"linear": _ScaledLinear(16)}
+        for name, scales in {"one scale": 1, "nine scales": 9}.items():
+            modules[name] = NumericallyMultiscaledEmbedding(16, num_scales=scales)
+        return nn.ModuleDict(modules)
 
     modules = seeded(seed, learned).to(device)
     fixed = {"normalised": lambda x: x.sign()[:, None], "raw": lambda x: x[:, None]}  # one number, normalised: its sign
