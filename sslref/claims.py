@@ -232,7 +232,7 @@ def code_digest(slug: str, *names: str) -> str:
 
     `names` are those of the paper's module that count. This module does not.
     """
-    wanted = [f"sslref.papers.{slug}.{name}" for name in names or ("EXPERIMENTS", "CLAIMS")]
+    wanted = [f"{registry.module(slug)}.{name}" for name in names or ("EXPERIMENTS", "CLAIMS")]
     return digest.code(digest.definitions(*wanted, without=("sslref.claims", "sslref.registry")))
 
 
@@ -392,7 +392,8 @@ def from_json(content: Mapping) -> Record:
 
 
 def ledger_file(slug: str) -> Path:
-    return registry.root() / "book" / "results" / f"{registry.get(slug).slug}.json"
+    registry.module(slug)  # raises where there is none
+    return registry.root() / "book" / "results" / f"{slug}.json"
 
 
 def ledger(slug: str, profile: Literal["ledger", "gpu"] = "ledger") -> Record | None:
@@ -474,9 +475,9 @@ def confirm(
 
 
 def status(slugs: Iterable[str] | None = None) -> list[dict]:
-    """For each paper: "current", "stale" (the code says something else by now) or "missing", with the entry's date."""
+    """Papers and studies: "current", "stale" (the code says something else by now) or "missing", with the date."""
     rows = []
-    for slug in slugs or registry.papers():
+    for slug in slugs or (*registry.papers(), *registry.studies()):
         for profile in ("ledger", "gpu"):
             record = ledger(slug, profile)
             state = "missing" if record is None else "current" if record.code_digest == code_digest(slug) else "stale"

@@ -57,6 +57,7 @@ def toy(monkeypatch, tmp_path):
     monkeypatch.setattr(registry, "load", lambda slug: module)
     monkeypatch.setattr(registry, "get", lambda slug: paper)
     monkeypatch.setattr(registry, "papers", lambda: {"toy": paper})
+    monkeypatch.setattr(registry, "studies", lambda: ())
     monkeypatch.setattr(registry, "root", lambda: tmp_path)
     monkeypatch.setattr(claims, "code_digest", lambda slug, *names: "0" * 16)
     return module
