@@ -35,7 +35,7 @@ from sslref.evaluate import assignment_spread, average_recall, best_iou, nested_
 from sslref.losses import gather
 from sslref.nn import EMATeacher, connected_components, pixel_centers, seeded
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, fit, warmup_cosine
+from sslref.train import History, Recipe, Task, fit, recipe_size, warmup_cosine
 
 # fmt: off
 PAPER = Paper(
@@ -571,9 +571,7 @@ def recipe(
     Raises:
         ValueError: unknown size, more samples a batch than pictures. DataError: source is not what is expected.
     """
-    size = size or ("miniature" if source is None else "paper")
-    if size not in ("paper", "miniature"):
-        raise ValueError(f'size: expected "paper" or "miniature", got {size!r}')
+    size = recipe_size(size, source)
     if source is None:
         maps, sigma, name = _clean(0, 128, device), 0.5, "hierarchy world"
     else:
