@@ -37,7 +37,7 @@ from sslref.losses import gather
 from sslref.nn import ConvNet, SmallResNet, calibrate_batchnorm, seeded
 from sslref.papers.simclr import nt_xent
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, fit, warmup_cosine
+from sslref.train import History, Recipe, Task, fit, recipe_size, warmup_cosine
 
 PAPER = Paper(
     slug="scatsimclr",
@@ -412,18 +412,14 @@ def recipe(
     Raises:
         ValueError: unknown size, more samples a batch than pictures. DataError: source is not what is expected.
     """
-    size = size or ("miniature" if source is None else "paper")
-    if size not in ("paper", "miniature"):
-        raise ValueError(f'size: expected "paper" or "miniature", got {size!r}')
-    paper = size == "paper"
+    paper = recipe_size(size, source) == "paper"
     if source is None:
         images = digits("train", device)[0]
         read, count, name, view = images.__getitem__, len(images), "mnist", digit_view
     else:
-        there = [kind for kind in ("unlabeled_X", "data_batch_1") if any(Path(source).glob(f"**/{kind}.bin"))]
-        open_it = {"unlabeled_X": lambda path: folders.stl10(path, "unlabeled"), "data_batch_1": folders.cifar10}
-        found = open_it[there[0]](source) if there else folders.image_folder(source, 96)
-        read, count, name, view = lambda index: found.batch(index)[0], len(found), found.name, photo_view
+        stl = any(Path(source).glob("**/unlabeled_X.bin"))
+        found = folders.stl10(source, "unlabeled") if stl else folders.pictures(source, 96, device=device)
+        read, count, name, view = found.images, len(found), found.name, photo_view
     batch_size = batch_size or (512 if paper else 32)
     if not 2 <= batch_size <= count:
         raise ValueError(f"batch_size: expected 2 to {count}, the number of pictures, got {batch_size}")
