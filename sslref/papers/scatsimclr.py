@@ -7,8 +7,9 @@ wavelet scattering transform, which hardly changes when the picture moves or ben
 it is learned, by SimCLR's loss. A second head must recognise how a picture was turned, or how its tiles were shuffled,
 so that the representation does not forget orientation and layout.
 
-    section 3.1  morlet_bank, scattering2d (Bruna & Mallat 2013; Kymatio)    section 3.2  Adapter, ScatSimCLR
-    section 3.3  rotation_views, jigsaw_views, heads                         Eq. 4        scatsimclr_loss
+    wavelets (Bruna & Mallat 2013, as in Kymatio)  gabor, morlet_bank     pretext tasks  rotation_views, jigsaw_views
+    S0, S1, S2                                     scattering2d           loss           scatsimclr_loss
+    network                                        Adapter, ScatSimCLR    training       objective, recipe
 """
 
 import functools
@@ -55,7 +56,7 @@ PAPER = Paper(
 )
 
 
-# ------------------------------------------------------------------------------------ wavelets (section 3.1)
+# ------------------------------------------------------------------------------------------------------------- wavelets
 
 
 def scattering_channels(J: int, L: int, *, in_channels: int = 1, max_order: int = 2) -> int:
@@ -189,7 +190,7 @@ def scattering2d(x: Tensor, *, J: int = 2, L: int = 8, max_order: int = 2) -> Te
         return torch.cat(out, 1).unflatten(0, x.shape[:2]).flatten(1, 2)
 
 
-# ------------------------------------------------------------------------------------ pretext tasks (section 3.3)
+# -------------------------------------------------------------------------------------------------------- pretext tasks
 
 
 def rotation_views(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,7 +251,7 @@ def jigsaw_head(in_dim: int, *, tiles: int = 9, permutations: int = 35, hidden=(
     return nn.Sequential(*shared, nn.Linear(tiles * a, b), nn.ReLU(), nn.Linear(b, permutations))
 
 
-# ------------------------------------------------------------------------------ network and loss (sections 3.2, 3.3)
+# ----------------------------------------------------------------------------------------------------- network and loss
 
 
 class Output(NamedTuple):
@@ -329,7 +330,7 @@ def scatsimclr_loss(
     temperature: float = 0.5,
     pretext_weight: float = 0.3,
 ) -> Tensor:
-    """NT-Xent + pretext_weight * cross-entropy of the pretext task (Eq. 4).
+    """NT-Xent + pretext_weight * cross-entropy of the pretext task.
 
     Args:
         z1, z2: (N, D), as `simclr.nt_xent`. pretext_logits: (M, K). pretext_labels: (M,) int64; both are not read
