@@ -577,6 +577,28 @@ ARMS = {
 }
 
 
+Questions = tuple[Tensor, Tensor, Tensor, Tensor]  # digits, some of them in four turns, labels, turns
+
+
+def _questions(images: Tensor, labels: Tensor, some: Tensor, scattered: bool) -> Questions:
+    turned, turns = rotation_views(some)
+    return *(scatter(x) if scattered else x for x in (images, turned)), labels, turns
+
+
+@functools.lru_cache(maxsize=4)
+def seen(seed: int, pictures: int, scattered: bool, device: str) -> Questions:
+    """What a probe is fitted to: the digits of a seed (pictures or their scattering), 60 of them in four turns."""
+    images, labels = chosen(seed, pictures, device)
+    return _questions(images, labels, images[:60], scattered)
+
+
+@functools.lru_cache(maxsize=2)
+def unseen(count: int, scattered: bool, device: str) -> Questions:
+    """What a probe is asked: test digits, every eighth of them in four turns."""
+    images, labels = (part[:: 1000 // count] for part in digits("test", device))
+    return _questions(images, labels, images[::8], scattered)
+
+
 class Trained(NamedTuple):
     model: Regularized
     history: History | None
@@ -644,19 +666,11 @@ def pretrain(
         job = task(model, batch, lr=LR, schedule=warmup_cosine(0.1), temperature=TEMPERATURE)
         history = fit(job, steps=steps, seed=seed, device=device, log_every=5, progress=progress)
     # tiles and turned pictures moved the running statistics; a probe reads upright ones
-    calibrate_batchnorm(model.backbone, sight(given.images).split(100))
+    calibrate_batchnorm(model.backbone, seen(seed, pictures, front is None, device)[0].split(100))
     while len(_KEPT) >= 24:
         _KEPT.pop(next(iter(_KEPT)))
     _KEPT[key] = Trained(model.eval(), history, given, sight)
     return _KEPT[key]
-
-
-@functools.lru_cache(maxsize=2)
-def unseen(count: int, scattered: bool, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Test digits and their labels; some of them in four turns, and which turn it is. Pictures or their scattering."""
-    images, labels = (part[:: 1000 // count] for part in digits("test", device))
-    turned, turns = rotation_views(images[::8])
-    return *(scatter(x) if scattered else x for x in (images, turned)), labels, turns
 
 
 def run(arm: str, *, seed: int, device: str, pictures: int, test: int = 1000, **budget) -> dict[str, float]:
@@ -666,21 +680,17 @@ def run(arm: str, *, seed: int, device: str, pictures: int, test: int = 1000, **
         probe: accuracy, in %, of a linear probe on test digits, fitted to the pictures that were trained on.
         turns: accuracy, in %, of a linear probe of the turn of test digits. parameters: of front and adapter, no heads.
     """
-    images, labels = chosen(seed, pictures, device)
     if ARMS[arm] is None:
         scattered, weights, read = True, 0, lambda maps: maps.flatten(1)
     else:
         model, _, _, sight = pretrain(arm, seed=seed, device=device, pictures=pictures, **budget)
         scattered, weights, read = sight is scatter, parameters(model.backbone), lambda x: model.backbone(x).h
+    x, asked, labels, answers = seen(seed, pictures, scattered, device)
     given, turned, truth, turns = unseen(test, scattered, device)
-    asked, answers = rotation_views(images[:60])
     found = {"parameters": weights}
-    for name, x, y, other, expected in (
-        ("probe", images, labels, given, truth),
-        ("turns", asked, answers, turned, turns),
-    ):
+    for name, a, y, b, expected in (("probe", x, labels, given, truth), ("turns", asked, answers, turned, turns)):
         with torch.no_grad():
-            a, b = standardize(read(scatter(x) if scattered else x), read(other))
+            a, b = standardize(read(a), read(b))
         found[name] = 100 * accuracy(linear_probe(a, y, b, C=C), expected)
     return found
 
