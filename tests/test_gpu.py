@@ -30,6 +30,7 @@ CONTRACT = {
     "selftask_gnn": "pairwise_distance_labels distance_to_cluster_targets distance_to_labeled_targets "
     "label_propagation context_label_distribution attribute_similarity_pairs correct_labels",
     "randomized_quantization": "bin_edges bin_index quantize randomized_quantization RandomizedQuantization",
+    "scatsimclr": "scattering_channels morlet_bank scattering2d rotation_views jigsaw_views ScatSimCLR scatsimclr_loss",
 }
 
 
