@@ -76,6 +76,8 @@ HOST_ONLY = (
     "sts.region_masks",
     "mec.coding_constants",
     "mec.lamda_schedule",
+    "scatsimclr.scattering_channels",
+    "scatsimclr.morlet_bank",
 )
 
 
@@ -407,5 +409,15 @@ CASES = (
         bf16=None,
         call=lambda layer, x: layer.eval()(x),
         float32=1e-6,
+    ),
+    # ---- scatsimclr
+    Case("scatsimclr.scattering2d", lambda d: (d.normal(2, 2, 16, 24),), {"J": 2, "L": 3}, float32=1e-4, bf16=1e-4),
+    Case("scatsimclr.rotation_views", lambda d: (d.normal(3, 2, 6, 6),)),
+    Case("scatsimclr.jigsaw_views", lambda d: (d.normal(3, 2, 6, 9), d.order(5, 9), d.labels(5, 3)), float32=0),
+    Case("scatsimclr.ScatSimCLR", lambda d: (d.normal(8, 1, 16, 16),), build={"shape": (1, 16, 16), "width": 8}, **NET),
+    Case(
+        "scatsimclr.scatsimclr_loss",
+        lambda d: (d.normal(8, 6), d.normal(8, 6), d.normal(12, 4), d.labels(4, 12)),
+        bf16=1e-4,
     ),
 )

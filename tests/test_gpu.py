@@ -32,6 +32,7 @@ CONTRACT = {
     "s2_uniseg": "grid_edges edge_similarity pool_layer affinity_similarity supernode_features uniap greedy_merge "
     "query_map querysd_loss",
     "randomized_quantization": "bin_edges bin_index quantize randomized_quantization RandomizedQuantization",
+    "scatsimclr": "scattering_channels morlet_bank scattering2d rotation_views jigsaw_views ScatSimCLR scatsimclr_loss",
 }
 
 
