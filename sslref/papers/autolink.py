@@ -39,7 +39,7 @@ PAPER = Paper(
     arxiv="2205.10636",
     code="https://github.com/xingzhehe/AutoLink-Self-supervised-Learning-of-Human-Skeletons-and-Object-Outlines-by-Linking-Keypoints",
     part="dense",
-    data=(),
+    data=("figure world",),
     idea="Paint a hidden picture back from points joined by one learned graph: the graph becomes the skeleton.",
     minutes=35,
 )
