@@ -387,7 +387,7 @@ def recipe(
     Args:
         source: a folder with one subfolder of images a class; None: the stick figures.
         batch_size: in place of 64 (paper) or 8 (miniature).
-        size: "paper" (8 points, 128 pixels, the published optimiser, 50,000 steps; the pyramid loss where the paper has
+        size: "paper" (8 points, 128 pixels, the published optimiser, 20,000 steps; the pyramid loss where the paper has
             VGG features), the default with a source, or "miniature", this chapter's.
 
     Raises:
@@ -408,7 +408,7 @@ def recipe(
             return pictures.batch(index.cpu())[0].to(index.device)
 
     if size == "paper":
-        steps, batch_size, options = 50_000, batch_size or 64, {}
+        steps, batch_size, options = 20_000, batch_size or 64, {}
         model = seeded(0, lambda: AutoLink(width=32, down=4, depth=4))
     else:
         steps, batch_size, options = 300, batch_size or 8, OPTIMISER

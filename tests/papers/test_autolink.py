@@ -457,7 +457,7 @@ def test_recipe_of_the_paper(tmp_path):
         (tmp_path / name).mkdir()
         image.new("RGB", (140, 150), (60, 90, 20)).save(tmp_path / name / "0.png")
     recipe = autolink.recipe(tmp_path, batch_size=2)
-    assert (recipe.steps, recipe.batch_size) == (50_000, 2)
+    assert (recipe.steps, recipe.batch_size) == (20_000, 2)
     assert "8 points, 128 px, 2 pictures" in recipe.about
     assert recipe.task.batch(torch.Generator().manual_seed(0))[0].shape == (2, 3, 128, 128)
     with pytest.raises(ValueError, match="size"):
