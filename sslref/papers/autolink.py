@@ -8,8 +8,9 @@ picture, joined by straight lines. What the hidden part lacks is structure, so p
 One table of weights says which points are joined, the same for all pictures; so it has to be the skeleton of the class.
 The drawing is the brightest of all weighted lines at every pixel, and has a gradient for points and weights.
 
-    section 3.1  Detector, soft_keypoints          section 3.2  edge_weights, draw_edges, edge_map, linked_edges
-    section 3.3  block_mask, AutoLink              section 3.4  pyramid_loss, in place of VGG features
+    points   Detector, soft_keypoints              links    edge_weights, linked_edges
+    drawing  draw_edges, edge_map                  hiding   block_mask
+    model    AutoLink                              loss     pyramid_loss, in place of VGG features
 
 The official code counts (row, column) on a grid that includes the corners; here a point is (x, y) and a pixel has its
 centre at (2j + 1) / W - 1. `align_corners=True` gives the official grid.
@@ -45,7 +46,7 @@ PAPER = Paper(
 )
 
 
-# ------------------------------------------------------------------------------------------- points (section 3.1)
+# ------------------------------------------------------------------------------------------------------ points
 
 
 def _grid(count: int, like: Tensor, align_corners: bool) -> Tensor:
@@ -116,7 +117,7 @@ class _Residual(nn.Module):
         return F.relu(self.skip(x) + self.layers(x))
 
 
-# -------------------------------------------------------------------------------------------- links (section 3.2)
+# ----------------------------------------------------------------------------------------- links and drawing
 
 
 def edge_weights(raw: Tensor, *, scale: float = 512.0) -> Tensor:
@@ -215,7 +216,7 @@ def linked_edges(weights: Tensor, *, threshold: float = 0.1) -> Tensor:
     return pairs.T[value >= threshold * value.max()]
 
 
-# ------------------------------------------------------------------------ the hidden picture (sections 3.3 and 3.4)
+# ---------------------------------------------------------------------------------------- the hidden picture
 
 
 def block_mask(
@@ -484,7 +485,7 @@ def run_graph(arm: str, *, seed: int, device: str, steps: int, batch_size: int =
     }
 
 
-# ------------------------------------------------- B: the whole method
+# ------------------------------------------------- the claim in miniature, B: the whole method
 
 MINIATURE = {"num_keypoints": 6, "image_size": 32, "blocks": 8, "thickness": 0.01, "sharpness": 4.0}
 OPTIMISER = {"lr": 4e-3, "graph_lr": 2e-4, "warmup": 0.1}
