@@ -541,7 +541,8 @@ def test_drawing_of_the_truth_follows_the_figure(monkeypatch):
     assert (found["error"], found["error_0"], found["error_6"]) == (0.0, 0.5, 0.0)
 
 
-def test_claims_name_what_runs_return(tmp_path):
+def test_claims_name_what_runs_return(tmp_path, monkeypatch):
+    monkeypatch.setattr(autolink, "EXPERIMENTS", {k: e for k, e in autolink.EXPERIMENTS.items() if k != "ratio"})
     record = claims.run("autolink", "smoke", seeds=1, cache=tmp_path)
     assert {e.kind for e in record.claims} == {"mechanism", "gain"}
     assert record["piled"].verdict == record["moves"].verdict == "exact"
