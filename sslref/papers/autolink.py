@@ -29,7 +29,7 @@ from sslref.data import folders
 from sslref.data.worlds.figures import LIMBS, Figures, FigureWorld
 from sslref.nn import UNet, seeded
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, fit, warmup_cosine
+from sslref.train import History, Recipe, Task, fit, recipe_size, warmup_cosine
 
 PAPER = Paper(
     slug="autolink",
@@ -394,9 +394,7 @@ def recipe(
     Raises:
         ValueError: unknown size. DataError: source is not what is expected.
     """
-    size = size or ("miniature" if source is None else "paper")
-    if size not in ("paper", "miniature"):
-        raise ValueError(f'size: expected "paper" or "miniature", got {size!r}')
+    size = recipe_size(size, source)
     pixels = 128 if size == "paper" else 32
     if source is None:
         images, name = _figures(FigureWorld(size=pixels)), "stick figures"
@@ -406,7 +404,7 @@ def recipe(
 
         def images(count: int, generator: torch.Generator) -> Tensor:
             index = torch.randint(len(pictures), (count,), generator=generator, device=generator.device)
-            return pictures.batch(index.cpu())[0].to(index.device)
+            return pictures.images(index)
 
     if size == "paper":
         steps, batch_size, options = 20_000, batch_size or 64, {}
