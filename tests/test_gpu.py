@@ -31,6 +31,7 @@ CONTRACT = {
     "label_propagation context_label_distribution attribute_similarity_pairs correct_labels",
     "s2_uniseg": "grid_edges edge_similarity pool_layer affinity_similarity supernode_features uniap greedy_merge "
     "query_map querysd_loss",
+    "autolink": "soft_keypoints edge_weights draw_edges edge_map block_mask linked_edges",
     "randomized_quantization": "bin_edges bin_index quantize randomized_quantization RandomizedQuantization",
     "scatsimclr": "scattering_channels morlet_bank scattering2d rotation_views jigsaw_views ScatSimCLR scatsimclr_loss",
 }
