@@ -565,7 +565,7 @@ _ROWS = (  # id, metric, baseline, method, statement
     ("same_thing", "same_thing", "pictures alone", "own matches",
      "With the dense loss, places on a thing are matched to the same thing more often than with the image loss alone."),
     ("limit", "miou", "own matches", "true matches",
-     "With true matches in place of the network's own, the same loss gives maps that a linear probe segments better."),
+     "With true matches, at the places that both views show, the same loss gives maps that a probe segments better."),
     ("miou", "miou", "pictures alone", "own matches",
      "With the dense loss a linear probe segments the maps better than with the image loss alone."),
     ("trained", "miou", "random weights", "own matches",
@@ -579,7 +579,7 @@ _ROWS = (  # id, metric, baseline, method, statement
 CLAIMS = (
     Claim(
         id="shifted",
-        statement="In a copy of the picture that is shifted by one place, matching by features makes no mistake.",
+        statement="In a copy shifted by one place, matching by features makes no mistake away from the border.",
         experiment="scenes",
         metric="shifted",
         higher_is_better=True,

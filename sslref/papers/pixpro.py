@@ -662,7 +662,7 @@ CLAIMS = (
             baseline=baseline,
             method=method,
             kind=kind,
-            unit="points" if metric in ("match", "miou", "region_share") else "",
+            unit="squared distance" if metric == "region_spread" else "points",
         )
         for id, experiment, metric, better, baseline, method, kind, statement in _ROWS
     ),
