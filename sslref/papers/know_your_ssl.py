@@ -5,8 +5,8 @@ arXiv 2305.13689. A survey without experiments and without code; the losses foll
 
 Two views of one picture should be represented alike. Alone, that wish has a worthless solution: the same vector for
 every picture. Four families add a guard against it: equal shares of the batch for every cluster; other pictures to stay
-away from; a target that cannot be pulled along; a batch whose features must vary and differ. The fifth predicts pixels,
-for which a constant is a bad answer, and needs no guard.
+away from; a predictor and a target without gradient; a batch whose features must vary and differ. The fifth predicts
+pixels, for which a constant is a bad answer, and needs no guard.
 
     clustering                SwAV           sinkhorn, swav_loss                      Clustering
     contrastive               MoCo           info_nce, KeyQueue, ema_update           Contrastive
@@ -92,7 +92,7 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
     """Soft codes that share the batch out equally among the prototypes (SwAV, Eq. 3-5).
 
     exp(scores / epsilon) is scaled in turn so that every prototype gets an equal part of the batch and every sample
-    gives away 1 in all; the samples come last. In logarithms: the official exponentials overflow beyond |s| = 4.4.
+    gives away 1 in all; the samples come last. In logarithms: float32 exponentials overflow beyond |s| / epsilon = 88.
 
     Args:
         scores: (B, K), cosines of samples and prototypes.
@@ -344,7 +344,7 @@ class Contrastive(_Taught):
 
 
 class Distillation(_Taught):
-    """BYOL. Without its guard there is no predictor, and the target, the other view's own z, learns too."""
+    """BYOL. Without its guard there is no predictor, no teacher: the target, the other view's own z, learns too."""
 
     def __init__(self, encoder: nn.Module, *, guard: bool = True, **options):
         super().__init__(encoder, **options)
@@ -695,7 +695,7 @@ _ROWS = (  # id, metric, baseline, method, statement
     ("negatives_spread", "spread", "no negatives", "contrastive",
      "Negatives keep the embedding of the contrastive family spread out; the pull alone does not."),
     ("predictor_spread", "spread", "no predictor", "distillation",
-     "Predictor and stopped gradient keep the embedding of the distillation family spread out."),
+     "Predictor, stopped gradient and slow teacher keep the embedding of the distillation family spread out."),
     ("variance_spread", "spread", "no variance", "information",
      "The variance term keeps the embedding of the information family spread out."),
     ("covariance_rank", "rank", "no covariance", "information",
@@ -707,7 +707,7 @@ _ROWS = (  # id, metric, baseline, method, statement
     ("negatives_probe", "probe", "no negatives", "contrastive",
      "A linear probe reads more from the contrastive family with negatives than without."),
     ("predictor_probe", "probe", "no predictor", "distillation",
-     "A linear probe reads more from distillation with predictor and stopped gradient than without."),
+     "A linear probe reads more from distillation with predictor, stopped gradient and slow teacher than without."),
     ("variance_probe", "probe", "no variance", "information",
      "A linear probe reads more from the information family with the variance term than without."),
     ("covariance_probe", "probe", "no covariance", "information",
