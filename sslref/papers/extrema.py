@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sslref.augment import crop_and_resize, random_crop_boxes, random_flip
 from sslref.claims import Claim, Experiment
-from sslref.data import digits_graph, folders
+from sslref.data import folders
 from sslref.evaluate import accuracy, linear_probe, standardize
 from sslref.losses import byol_loss
 from sslref.nn import Block, EMATeacher, cosine_schedule, seeded
@@ -486,12 +486,14 @@ class Digits(NamedTuple):
 
 def digits(seed: int, *, device: str = "cpu") -> Digits:
     """The optical digits of scikit-learn, 8x8 pixels, divided at random by a seed."""
-    generator = torch.Generator().manual_seed(seed)
-    graph = digits_graph(1797, neighbours=1, rewired=0.0, noise=0.0, generator=generator)
-    images = graph.x.view(-1, 1, 8, 8)
+    from sklearn.datasets import load_digits
+
+    pixels, labels = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    images = pixels[order].float().view(-1, 1, 8, 8) / 16
     patches = patchify(images, 2)
     std, mean = torch.std_mean(patches[:1200], dim=(0, 1), correction=0)
-    every = [t.to(device) for t in (images, (patches - mean) / std, graph.y)]
+    every = [t.to(device) for t in (images, (patches - mean) / std, labels[order])]
     return Digits(Part(*(t[:1200] for t in every)), Part(*(t[1200:] for t in every)))
 
 
