@@ -76,6 +76,7 @@ HOST_ONLY = (
     "sts.region_masks",
     "mec.coding_constants",
     "mec.lamda_schedule",
+    "extrema.ema_momentum",
 )
 
 
@@ -210,6 +211,11 @@ def _proper_pairs(out: tuple[Tensor, Tensor], x: Tensor) -> bool:
     (i, j), cosine = out
     expected = F.cosine_similarity(x[i].double(), x[j].double(), dim=1)
     return bool((i < j).all()) and torch.allclose(cosine.double(), expected, atol=0.02)
+
+
+def _disjoint(masks: Tensor, batch: int, num_tokens: int) -> bool:
+    shown = F.one_hot(masks, num_tokens).sum((0, 2))
+    return masks.shape[1] == batch and bool((shown.amax(1) == 1).all())
 
 
 # ------------------------------------------------------------------------------------------------------- the table
@@ -367,4 +373,19 @@ CASES = (
         call=lambda layer, x: layer.eval()(x),
         float32=1e-6,
     ),
+    # ---- extrema
+    Case("extrema.sample_masks", lambda d: (3, 196), law=_disjoint),
+    Case(
+        "extrema.ClassAttentionBlock",
+        lambda d: (d.normal(2, 5, 8), d.normal(2, 1, 8)),
+        build={"dim": 8, "num_heads": 2},
+        **NET,
+    ),
+    Case(
+        "extrema.ExtremaEncoder",
+        lambda d: (d.normal(3, 16, 4), d.order(6, 16)[:, :5].view(2, 3, 5)),
+        build={"num_tokens": 16, "token_dim": 4, "embed_dim": 16},
+        **NET,
+    ),
+    Case("extrema.extrema_loss", lambda d: (d.normal(8, 6), d.normal(4, 6)), {"num_masks": 2}),
 )

@@ -663,7 +663,7 @@ EXPERIMENTS = {
     name: Experiment(run=function, arms=arms, budgets=dict(zip(("smoke", "ci", "ledger", "gpu"), budgets, strict=True)))
     for name, function, arms, budgets in (
         ("masks", run, tuple(ARMS), (
-            {"seeds": 2, **_TINY}, {"seeds": 1, "steps": 60}, {"seeds": 10, "steps": 350}, {"seeds": 16, **_GPU},
+            {"seeds": 2, **_TINY}, {"seeds": 1, "steps": 100}, {"seeds": 10, "steps": 350}, {"seeds": 16, **_GPU},
         )),
         ("gradient", run_gradient, tuple(SAMPLING), (
             {"seeds": 2, "pictures": 1}, {"seeds": 1, "pictures": 1},
