@@ -38,7 +38,7 @@ from sslref.losses import info_nce as info_nce
 from sslref.nn import ConvMap, EMATeacher, SmallResNet, calibrate_batchnorm, cosine_schedule, seeded, true_matches
 from sslref.nn import KeyQueue as KeyQueue
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, fit, warmup_cosine
+from sslref.train import History, Recipe, Task, fit, recipe_size, warmup_cosine
 
 PAPER = Paper(
     slug="densecl",
@@ -397,16 +397,14 @@ def recipe(
     Raises:
         ValueError: unknown size, a batch that does not fit. DataError: source is not what is expected.
     """
-    size = size or ("miniature" if source is None else "paper")
-    if size not in ("paper", "miniature"):
-        raise ValueError(f'size: expected "paper" or "miniature", got {size!r}')
+    size = recipe_size(size, source)
     side = 224 if size == "paper" else 48
     if source is None:
         images = world(0, device=device).train
         read, count, name = images.__getitem__, len(images), "scene world"
     else:
-        pictures = folders.image_folder(source, round(8 / 7 * side))
-        read, count, name = lambda index: pictures.batch(index)[0], len(pictures), pictures.name
+        found = folders.image_folder(source, round(8 / 7 * side))
+        read, count, name = found.images, len(found), found.name
 
     def views(images: Tensor, generator: torch.Generator) -> Pair:
         options = {"size": side, "scale": (0.2, 1.0), "strength": 0.5, "blur_p": 0.5}

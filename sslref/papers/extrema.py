@@ -32,7 +32,7 @@ from sslref.losses import byol_loss
 from sslref.nn import Block, EMATeacher, cosine_schedule, seeded
 from sslref.nn.mae import patchify, select, sincos_2d
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, fit, warmup_cosine
+from sslref.train import History, Recipe, Task, fit, recipe_size, warmup_cosine
 
 PAPER = Paper(
     slug="extrema",
@@ -419,16 +419,6 @@ def task(
     )
 
 
-def _pictures(source: Path, device: str) -> tuple[Callable[[Tensor], Tensor], int, str]:
-    """A function from indices to pictures (B, 3, 32, 32) in [0, 1], their number, their name."""
-    if any((folder / "data_batch_1.bin").is_file() for folder in (source, source / "cifar-10-batches-bin")):
-        cifar = folders.cifar10(source)
-        pixels = cifar.read(torch.arange(len(cifar))).to(device)  # there, so that no step waits for the host
-        return lambda index: pixels[index].float() / 255, len(cifar), cifar.name
-    pictures = folders.image_folder(source, 32)
-    return lambda index: pictures.batch(index)[0], len(pictures), pictures.name
-
-
 def recipe(
     source: Path | None = None, *, batch_size: int | None = None, device: str = "cpu", size: str | None = None
 ) -> Recipe:
@@ -443,27 +433,25 @@ def recipe(
     Raises:
         ValueError: unknown size, "paper" without a source. DataError: source is not what is expected.
     """
-    size = size or ("miniature" if source is None else "paper")
-    if size not in ("paper", "miniature") or (size == "paper" and source is None):
-        raise ValueError(f'size: expected "miniature", or "paper" with a source, got {size!r}, source {source}')
-    if size == "miniature":
+    if recipe_size(size, source) == "miniature":
         batch_size, tokens = batch_size or 64, digits(0, device=device).train.tokens
         model = seeded(0, lambda: Extrema(ExtremaEncoder(16, 4, **NET), **HEADS, norm="batch"))
         job = task(model, _draw(tokens), batch_size=batch_size, mask_ratio=0.75, num_masks=4, **MINIATURE)
         return Recipe(job, 350, batch_size, f"ExtreMA, miniature: {len(tokens):,} digits, four views of a quarter")
-    batch_size = batch_size or 512
-    read, total, name = _pictures(Path(source), device)
+    if source is None:
+        raise ValueError('source: expected a path for the size "paper", got None')
+    batch_size, found = batch_size or 512, folders.pictures(source, 32, device=device)
 
     def draw(count: int, generator: torch.Generator) -> Tensor:
-        x = read(torch.randint(total, (count,), generator=generator, device=generator.device))
+        x = found.images(torch.randint(len(found), (count,), generator=generator, device=generator.device))
         boxes = random_crop_boxes(count, 32, 32, scale=(0.2, 1.0), generator=generator)
         x = random_flip(crop_and_resize(x, boxes.to(x.device), 32), generator=generator)
         return patchify((x - 0.45) / 0.22, 4)
 
     model = seeded(0, lambda: Extrema(ExtremaEncoder(64, 48, embed_dim=192, depth=12, num_heads=3)))
     job = task(model, draw, batch_size=batch_size, lr=1.5e-4 * batch_size / 256, warmup=40 / 300)
-    about = f"ExtreMA, paper's recipe with ViT-Ti/4, {total:,} pictures ({name})"
-    return Recipe(job, max(1, 200 * total // batch_size), batch_size, about)
+    about = f"ExtreMA, paper's recipe with ViT-Ti/4, {len(found):,} pictures ({found.name})"
+    return Recipe(job, max(1, 200 * len(found) // batch_size), batch_size, about)
 
 
 # ------------------------------------------------------------------------------------ the claim in miniature: digits

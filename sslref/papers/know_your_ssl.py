@@ -39,7 +39,7 @@ from sslref.nn import ConvNet, SmallResNet, mae, seeded
 from sslref.nn import KeyQueue as KeyQueue
 from sslref.nn import ema_update as ema_update
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, fit, warmup_cosine
+from sslref.train import History, Recipe, Task, fit, recipe_size, warmup_cosine
 
 PAPER = Paper(
     slug="know_your_ssl",
@@ -525,9 +525,7 @@ def recipe(
     Raises:
         ValueError: unknown size or family, more samples a batch than pictures. DataError: source is not as expected.
     """
-    size = size or ("miniature" if source is None else "paper")
-    if size not in ("paper", "miniature"):
-        raise ValueError(f'size: expected "paper" or "miniature", got {size!r}')
+    size = recipe_size(size, source)
     if family not in FAMILIES:
         raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
     small, gray = size == "miniature", source is None
@@ -535,9 +533,8 @@ def recipe(
     if gray:
         read, count, name = _digits(device)[0].images.__getitem__, len(_digits(device)[0]), "digits"
     else:
-        binary = any((d / "data_batch_1.bin").is_file() for d in (Path(source), Path(source) / "cifar-10-batches-bin"))
-        pictures = folders.cifar10(source) if binary else folders.image_folder(source, side)
-        read, count, name = (lambda i: pictures.batch(i.cpu())[0].to(i.device)), len(pictures), pictures.name
+        found = folders.pictures(source, side, device=device)
+        read, count, name = found.images, len(found), found.name
     sizes = {"widths": WIDTHS} if small else {"width": 64, "blocks": (2, 2, 2, 2)}
     cell, network = (side // 2, ConvNet) if small else (side // 4, SmallResNet)
     painting = {"patch_size": patch_size, "cell": cell, "in_chans": 1 if gray else 3}

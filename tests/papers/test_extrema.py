@@ -508,7 +508,7 @@ def test_recipes(cifar10, tmp_path):
     assert (matrices["betas"], matrices["weight_decay"], others["weight_decay"]) == ((0.9, 0.95), 0.1, 0.0)
     with pytest.raises(ValueError, match="size: expected"):
         extrema.recipe(size="huge")
-    with pytest.raises(ValueError, match="size: expected"):
+    with pytest.raises(ValueError, match="source: expected a path"):
         extrema.recipe(size="paper")
     with pytest.raises(DataError, match="expected a folder with one subfolder"):
         extrema.recipe(tmp_path / "nothing")
