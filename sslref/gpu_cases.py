@@ -78,6 +78,7 @@ HOST_ONLY = (
     "mec.lamda_schedule",
     "scatsimclr.scattering_channels",
     "scatsimclr.morlet_bank",
+    "extrema.ema_momentum",
 )
 
 
@@ -242,6 +243,9 @@ def _hides_blocks(mask: Tensor, batch: int, size: int) -> bool:
     coarse = mask[:, :, ::4, ::4]
     whole = torch.equal(mask, coarse.repeat_interleave(4, 2).repeat_interleave(4, 3))
     return mask.shape == (batch, 1, size, size) and whole and 0.75 < coarse.double().mean() < 0.85
+def _disjoint(masks: Tensor, batch: int, num_tokens: int) -> bool:
+    shown = F.one_hot(masks, num_tokens).sum((0, 2))
+    return masks.shape[1] == batch and bool((shown.amax(1) == 1).all())
 
 
 # ------------------------------------------------------------------------------------------------------- the table
@@ -434,4 +438,19 @@ CASES = (
     Case("autolink.block_mask", lambda d: (40, 32), {"blocks": 8}, law=_hides_blocks),
     Case("autolink.linked_edges", lambda d: (d.uniform(6, 6),), {"threshold": 0.5}),
     Case("autolink.pyramid_loss", lambda d: (d.uniform(2, 3, 16, 16), d.uniform(2, 3, 16, 16)), bf16=1e-5),
+    # ---- extrema
+    Case("extrema.sample_masks", lambda d: (3, 196), law=_disjoint),
+    Case(
+        "extrema.ClassAttentionBlock",
+        lambda d: (d.normal(2, 5, 8), d.normal(2, 1, 8)),
+        build={"dim": 8, "num_heads": 2},
+        **NET,
+    ),
+    Case(
+        "extrema.ExtremaEncoder",
+        lambda d: (d.normal(3, 16, 4), d.order(6, 16)[:, :5].view(2, 3, 5)),
+        build={"num_tokens": 16, "token_dim": 4, "embed_dim": 16},
+        **NET,
+    ),
+    Case("extrema.extrema_loss", lambda d: (d.normal(8, 6), d.normal(4, 6)), {"num_masks": 2}),
 )

@@ -32,6 +32,7 @@ CONTRACT = {
     "s2_uniseg": "grid_edges edge_similarity pool_layer affinity_similarity supernode_features uniap greedy_merge "
     "query_map querysd_loss",
     "autolink": "soft_keypoints edge_weights draw_edges edge_map block_mask linked_edges",
+    "extrema": "sample_masks ClassAttentionBlock ExtremaEncoder extrema_loss ema_momentum",
     "randomized_quantization": "bin_edges bin_index quantize randomized_quantization RandomizedQuantization",
     "scatsimclr": "scattering_channels morlet_bank scattering2d rotation_views jigsaw_views ScatSimCLR scatsimclr_loss",
 }
