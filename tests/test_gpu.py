@@ -29,6 +29,7 @@ CONTRACT = {
     "random_resized_crop",
     "selftask_gnn": "pairwise_distance_labels distance_to_cluster_targets distance_to_labeled_targets "
     "label_propagation context_label_distribution attribute_similarity_pairs correct_labels",
+    "slotcon": "semantic_grouping inverse_augmentation grouping_loss update_center slot_presence slot_contrastive_loss",
     "randomized_quantization": "bin_edges bin_index quantize randomized_quantization RandomizedQuantization",
 }
 

@@ -35,7 +35,7 @@ def scene_test(
 
 
 @torch.no_grad()
-def probe_scenes(encoder: nn.Module, data: SceneTest, *, l2: float = 0.01) -> dict[str, float]:
+def probe_scenes(encoder: nn.Module, data: SceneTest, *, l2: float = 1e-3) -> dict[str, float]:
     """What the maps `encoder.features(images)` know of scenes that were not trained on, in %.
 
     Returns:
