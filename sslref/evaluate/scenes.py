@@ -85,9 +85,8 @@ def score_groups(labelled: Tensor, test: Tensor, data: SceneTest) -> dict[str, f
         labelled, test: (B, H, W) int64, the groups of the labelled and of the test scenes.
 
     Returns:
-        unsupervised: mean intersection over union, in %, of figure and ground. A group is called figure if it has a
-            larger share of figure on the labelled scenes than those have on the whole.
-        nmi: normalised mutual information with the things and the background, 0 to 1.
+        unsupervised: mean intersection over union, in %, of figure and ground; a group is figure if on the labelled
+        scenes its share of figure is above the average. nmi: normalised mutual information with the labels, 0 to 1.
     """
     truth = [cell_labels(part.classes, *test.shape[1:]).to(test.device) for part in (data.labelled, data.test)]
     figure, count = (truth[0] > 0).flatten().double(), int(max(labelled.max(), test.max())) + 1
