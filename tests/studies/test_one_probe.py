@@ -1,8 +1,8 @@
 import pytest
 import torch
-from sslref.evaluate.scenes import scene_test
 
 from sslref import registry
+from sslref.evaluate.scenes import scene_test
 from sslref.studies import one_probe
 
 SMALL = {"scenes": 32, "labelled": 26, "test": 26}
