@@ -227,9 +227,13 @@ def _parallel(jobs: int, dask: str | None):
         yield joblib.Parallel(n_jobs=-1, **options)
 
 
-def code_digest(slug: str) -> str:
-    """Digest of the code on which a paper's numbers rest: its module and what that reaches, but not this module."""
-    return digest.code(digest.reach(f"sslref.papers.{slug}", without=("sslref.claims", "sslref.registry")))
+def code_digest(slug: str, *names: str) -> str:
+    """Digest of the code on which a paper's entry rests: its experiments, its claims and what they reach.
+
+    `names` are those of the paper's module that count. This module does not.
+    """
+    wanted = [f"{registry.module(slug)}.{name}" for name in names or ("EXPERIMENTS", "CLAIMS")]
+    return digest.code(digest.definitions(*wanted, without=("sslref.claims", "sslref.registry")))
 
 
 def _machine(device: str) -> str:
@@ -288,7 +292,7 @@ def run(
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
     start = FIRST_SEED[profile] if first_seed is None else first_seed
-    code = code_digest(slug)
+    code = code_digest(slug, "EXPERIMENTS")
     cache = (cache or registry.root() / "_build" / "claims") / slug / profile
 
     todo, seeds_of = [], {}
@@ -337,7 +341,7 @@ def run(
         machine=_machine(device),
         versions=_versions(),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        code_digest=code,
+        code_digest=code_digest(slug),
         claims=tuple(evidence),
         metrics=metrics,
     )
@@ -388,7 +392,8 @@ def from_json(content: Mapping) -> Record:
 
 
 def ledger_file(slug: str) -> Path:
-    return registry.root() / "book" / "results" / f"{registry.get(slug).slug}.json"
+    registry.module(slug)  # raises where there is none
+    return registry.root() / "book" / "results" / f"{slug}.json"
 
 
 def ledger(slug: str, profile: Literal["ledger", "gpu"] = "ledger") -> Record | None:
@@ -470,9 +475,9 @@ def confirm(
 
 
 def status(slugs: Iterable[str] | None = None) -> list[dict]:
-    """For each paper: "current", "stale" (the code says something else by now) or "missing", with the entry's date."""
+    """Papers and studies: "current", "stale" (the code says something else by now) or "missing", with the date."""
     rows = []
-    for slug in slugs or registry.papers():
+    for slug in slugs or (*registry.papers(), *registry.studies()):
         for profile in ("ledger", "gpu"):
             record = ledger(slug, profile)
             state = "missing" if record is None else "current" if record.code_digest == code_digest(slug) else "stale"

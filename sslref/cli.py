@@ -177,7 +177,7 @@ def run(
     """Run a paper's miniature: every arm of its claims, then the verdicts. Nothing is written to the ledger."""
     from sslref import claims, train
 
-    registry.get(slug)
+    registry.module(slug)
     with _progress(slug) as progress:
         options = {"jobs": jobs, "device": train.local_device(device), "first_seed": seed}
         record = claims.run(slug, profile, progress=progress, **options)
@@ -274,7 +274,7 @@ def claims_run(
     Finished jobs are kept: what was interrupted goes on where it stopped.
     """
     for slug in slugs:
-        registry.get(slug)
+        registry.module(slug)
     from sslref import claims, train
 
     for slug in slugs:
@@ -299,7 +299,7 @@ def confirm(
     Fails, and changes nothing, where a number differs.
     """
     for slug in slugs:
-        registry.get(slug)
+        registry.module(slug)
     from sslref import claims, train
 
     for slug in slugs:
@@ -318,7 +318,7 @@ def status(
     from sslref import claims
 
     for slug in slugs or ():
-        registry.get(slug)
+        registry.module(slug)
     rows = claims.status(slugs or None)
     if as_json:
         print(json.dumps(rows, indent=1))
@@ -339,7 +339,7 @@ def show(
 
     if profile not in ("ledger", "gpu"):
         raise ValueError(f"profile: expected ledger or gpu, got {profile!r}")
-    records = {slug: claims.ledger(slug, profile) for slug in slugs or registry.papers()}
+    records = {slug: claims.ledger(slug, profile) for slug in slugs or (*registry.papers(), *registry.studies())}
     if as_json:
         print(json.dumps({s: r and claims.to_json(r) for s, r in records.items()}, indent=1, ensure_ascii=False))
         return

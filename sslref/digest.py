@@ -1,7 +1,12 @@
-"""Which files a piece of code reaches, and a digest of what they say.
+"""Which definitions a piece of code reaches, and a digest of what they say.
 
-Ledger entries and executed chapters rest on code; they are stale once that code says something else. Comments,
-docstrings and blank lines do not count.
+Ledger entries and executed chapters rest on code; they are stale once that code says something else. Counted are
+functions, classes and assignments at the top of a module, each for itself: a new function next to one that is used
+changes nothing. Comments, docstrings and blank lines do not count.
+
+Names are followed as they are written (`losses.info_nce`, `from sslref.nn import ViT`), through packages that pass them
+on. What cannot be followed (a module handed on as a value, a name that no statement of the module binds) counts as the
+whole module; statements that bind no name count with every module that is imported, since importing runs them.
 """
 
 import ast
@@ -15,6 +20,20 @@ from typing import NamedTuple
 
 PACKAGE = Path(__file__).resolve().parent
 _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+Name = tuple[str, tuple[str, ...]]  # a module and the dotted rest: ("sslref.nn", ("ViT", "forward"))
+
+
+class Definition(NamedTuple):
+    """What a module says of one name; "" stands for its statements that bind none."""
+
+    path: Path
+    name: str
+
+
+class _File(NamedTuple):
+    imports: dict[str, Name]  # local name -> what it stands for
+    said: dict[str, str]  # name -> the statements that bind it
+    uses: dict[str, set[Name]]  # name -> what these statements read
 
 
 def _module_file(name: str) -> Path | None:
@@ -25,49 +44,46 @@ def _module_file(name: str) -> Path | None:
     return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
 
 
-def _imports(tree: ast.AST, package: tuple[str, ...] = ()) -> set[tuple[str, str]]:
-    """What the imports anywhere in the tree name: (module, "") or, for `from module import name`, (module, name).
-
-    `package` is that of the file itself, from which relative imports start.
-    """
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {(alias.name, "") for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            start = package[: len(package) - node.level + 1] if node.level else ()
-            base = ".".join((*start, *([node.module] if node.module else [])))
-            found |= {(base, alias.name) for alias in node.names}
-    return found
+def _imported(node: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[str, Name]]:
+    """Local names that an import statement binds. `package` is where relative imports start."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield alias.asname or alias.name, (alias.name, ())
+            if not alias.asname:
+                yield alias.name.split(".")[0], (alias.name.split(".")[0], ())
+    elif isinstance(node, ast.ImportFrom):
+        start = package[: len(package) - node.level + 1] if node.level else ()
+        module = ".".join((*start, *([node.module] if node.module else [])))
+        for alias in node.names:
+            yield alias.asname or alias.name, (module, () if alias.name == "*" else (alias.name,))
 
 
-def _files(module: str, name: str = "") -> Iterator[Path]:
-    """Files that importing a module, or a name from it, makes the importer rest on.
-
-    A package whose `__init__` only passes names on stands for the module that defines the name: a new block in
-    `sslref.nn` changes nothing for those who do not use it. Other parents of a module run first and count.
-    """
-    path = _module_file(module)
-    if path is None:
-        return
-    passed_on = _parse(path).passed_on if name else None
-    if passed_on is not None and name in passed_on:
-        yield from _files(*passed_on[name])
-    elif name and _module_file(f"{module}.{name}"):
-        yield from _files(f"{module}.{name}")
+def _dotted(node: ast.AST) -> Iterator[tuple[str, ...]]:
+    """Names that a statement reads, with the attributes that follow: `a.b(c)` gives (a, b) and (c,)."""
+    chain, root = [], node
+    while isinstance(root, ast.Attribute):
+        chain.append(root.attr)
+        root = root.value
+    if isinstance(root, ast.Name):
+        if isinstance(root.ctx, ast.Load):
+            yield (root.id, *reversed(chain))
     else:
-        yield path
-        parts = module.split(".")
-        parents = (_module_file(".".join(parts[:end])) for end in range(1, len(parts)))
-        yield from (parent for parent in parents if _parse(parent).passed_on is None)
+        for child in ast.iter_child_nodes(node):
+            yield from _dotted(child)
 
 
-def _said(text: str, tree: ast.Module) -> str:
-    """The text without comments, docstrings and blank lines.
+def _bound(node: ast.stmt) -> list[str]:
+    """Names that a statement at the top of a module binds and does nothing else; [""] where it may do more."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    names = [n for t in targets for n in (t.elts if isinstance(t, ast.Tuple) else [t])]
+    return [n.id for n in names] if names and all(isinstance(n, ast.Name) for n in names) else [""]
 
-    Not `ast.dump` or `ast.unparse`: their output changes with the version of Python, and a digest must not.
-    """
-    lines = text.splitlines()
+
+def _parse(text: str, module: str, package: tuple[str, ...]) -> _File:
+    # not `ast.dump` or `ast.unparse`: their output changes with the version of Python, and a digest must not
+    tree, lines = ast.parse(text), text.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start
@@ -76,65 +92,100 @@ def _said(text: str, tree: ast.Module) -> str:
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node):
             first, last = node.body[0].lineno - 1, node.body[0].end_lineno
             lines[first:last] = [""] * (last - first)
-    return "\n".join(line.rstrip() for line in lines if line.strip())
-
-
-class _File(NamedTuple):
-    imports: frozenset[tuple[str, str]]  # as `_imports` gives them
-    said: str
-    passed_on: dict[str, tuple[str, str]] | None  # name -> where it comes from, if the file does nothing but that
+    imports = {k: v for node in tree.body for k, v in _imported(node, package)}
+    said: dict[str, str] = {}
+    uses: dict[str, set[Name]] = {}
+    for node in tree.body:
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]) - 1
+        words = "".join(f"{line.rstrip()}\n" for line in lines[first : node.end_lineno] if line.strip())
+        if isinstance(node, ast.Import | ast.ImportFrom) or not words:
+            continue
+        known = imports | {k: v for inner in ast.walk(node) for k, v in _imported(inner, package)}
+        read = set()
+        for root, *rest in _dotted(node):
+            base, path = known.get(root, (module, (root,)))
+            read.add((base, (*path, *rest)))
+        for name in _bound(node):
+            said[name] = said.get(name, "") + words
+            uses.setdefault(name, set()).update(read)
+    for name, read in uses.items():  # variables of functions and builtins are no names of the module
+        uses[name] = {(m, chain) for m, chain in read if m != module or chain[:1] == () or chain[0] in said}
+    return _File(imports, said, uses)
 
 
 @functools.lru_cache(maxsize=512)
-def _parsed(path: Path, mtime_ns: int) -> _File:
-    text = path.read_text(encoding="utf-8")
-    tree = ast.parse(text, filename=str(path))
+def _read(path: Path, mtime_ns: int) -> _File:
     package = (PACKAGE.name, *path.relative_to(PACKAGE).parent.parts)
-    imports = _imports(tree, package)
-    passes_on = path.name == "__init__.py" and all(map(_passes_on, tree.body))
-    return _File(frozenset(imports), _said(text, tree), {n: (m, n) for m, n in imports} if passes_on else None)
+    module = ".".join(package if path.stem == "__init__" else (*package, path.stem))
+    return _parse(path.read_text(encoding="utf-8"), module, package)
 
 
-def _passes_on(node: ast.stmt) -> bool:
-    """Whether it is a docstring, an import of names as they are, or sets `__all__` or `__version__`."""
-    if isinstance(node, ast.Assign):
-        return all(isinstance(t, ast.Name) and t.id.startswith("__") for t in node.targets)
-    if isinstance(node, ast.ImportFrom):
-        return all(alias.asname in (None, alias.name) for alias in node.names)
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+def _file(path: Path) -> _File:
+    return _read(path, path.stat().st_mtime_ns)
 
 
-def _parse(path: Path) -> _File:
-    return _parsed(path, path.stat().st_mtime_ns)
+def _find(module: str, chain: tuple[str, ...]) -> Iterator[Definition]:
+    """Definitions that a dotted name stands for, and what importing its module runs."""
+    path = _module_file(module)
+    if path is None:
+        return
+    parts = module.split(".")
+    for end in range(1, len(parts) + 1):
+        yield Definition(_module_file(".".join(parts[:end])), "")
+    file = _file(path)
+    if not chain:
+        yield from (Definition(path, name) for name in file.said)
+        if path.stem == "__init__":
+            for name in file.imports.values():
+                yield from _find(*name)
+    elif file.imports.get(chain[0], (module, chain[:1])) != (module, chain[:1]):  # `from . import part` names a file
+        base, rest = file.imports[chain[0]]
+        yield from _find(base, rest + chain[1:])
+    elif chain[0] in file.said:
+        yield Definition(path, chain[0])
+    else:
+        inner = f"{module}.{chain[0]}"
+        yield from _find(*((inner, chain[1:]) if _module_file(inner) else (module, ())))
 
 
-def reach(*modules: str, source: str = "", without: Iterable[str] = ()) -> list[Path]:
-    """Files of the package that the named modules (and `source`, Python text) import, directly or through others.
+def definitions(*names: str, source: str = "", without: Iterable[str] = ()) -> list[Definition]:
+    """Definitions that the named things (and `source`, Python text) rest on, directly or through others.
 
     Args:
-        modules: dotted names such as "sslref.papers.simclr".
-        source: further Python text whose imports count, e.g. the code cells of a notebook.
-        without: dotted names whose files, and what only they import, are left out.
+        names: dotted names such as "sslref.papers.simclr" or "sslref.papers.simclr.CLAIMS".
+        source: further Python text that counts as a whole, e.g. the code cells of a notebook.
+        without: dotted names of modules that are left out, with what only they reach.
+
+    Raises:
+        ValueError: a name of no module of the package.
     """
-    missing = [name for name in modules if _module_file(name) is None]
+    missing = [name for name in names if not any(_module_file(n) for n in (name, name.rpartition(".")[0]))]
     if missing:
-        raise ValueError(f"modules: expected modules of {PACKAGE.name}, got {', '.join(missing)}")
+        raise ValueError(f"names: expected names of {PACKAGE.name}, got {', '.join(missing)}")
     left_out = {_module_file(name) for name in without}
-    wanted = {(name, "") for name in modules} | _imports(ast.parse(source))
-    todo = [path for pair in wanted for path in _files(*pair)]
-    seen: set[Path] = set()
+    text = _parse(source, "", ())
+    wanted = [(PACKAGE.name, tuple(name.split(".")[1:])) for name in names]
+    wanted += [*text.imports.values(), *(name for read in text.uses.values() for name in read)]
+    todo = [found for name in wanted for found in _find(*name)]
+    seen: set[Definition] = set()
     while todo:
-        path = todo.pop()
-        if path in seen or path in left_out:
+        found = todo.pop()
+        file = _file(found.path)
+        if found in seen or found.path in left_out or found.name not in file.said:
             continue
-        seen.add(path)
-        todo += [file for pair in _parse(path).imports for file in _files(*pair)]
+        seen.add(found)
+        todo += [other for name in file.uses[found.name] for other in _find(*name)]
     return sorted(seen)
 
 
-def code(files: Iterable[Path]) -> str:
-    """A short SHA-256 of Python files: their names in the package, their code without comments and docstrings."""
+def reach(*names: str, source: str = "", without: Iterable[str] = ()) -> list[Path]:
+    """The files in which the `definitions` stand."""
+    return sorted({found.path for found in definitions(*names, source=source, without=without)})
+
+
+def code(found: Iterable[Definition]) -> str:
+    """A short SHA-256 of definitions: where they stand, what they are called, what they say."""
     h = hashlib.sha256()
-    for path in sorted(files):
-        h.update(f"{path.relative_to(PACKAGE)}\n{_parse(path).said}\n".encode())
+    for path, name in sorted(found):
+        h.update(f"{path.relative_to(PACKAGE)}\n{name}\n{_file(path).said[name]}\n".encode())
     return h.hexdigest()[:16]

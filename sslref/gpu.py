@@ -449,7 +449,7 @@ def check(
         memory_mb=memory,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         seconds=round(time.perf_counter() - start, 1),
-        code_digest=digest.code(digest.reach(*(f"sslref.papers.{slug}" for slug in slugs))),
+        code_digest=digest.code(digest.definitions(*(f"sslref.papers.{slug}" for slug in slugs))),
         versions=ledger._versions(),
         passed=all(r.passed for r in (*checks, *training)),
         checks=checks,

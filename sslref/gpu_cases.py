@@ -76,6 +76,9 @@ HOST_ONLY = (
     "sts.region_masks",
     "mec.coding_constants",
     "mec.lamda_schedule",
+    "scatsimclr.scattering_channels",
+    "scatsimclr.morlet_bank",
+    "extrema.ema_momentum",
 )
 
 
@@ -175,6 +178,30 @@ def _cells(d: Draw) -> tuple:
     return train, y.view(-1, 4, 4), test, truth.view(-1, 4, 4)
 
 
+def _graph_of(d: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    return d.normal(30, 6), d.labels(9, 30) + 1, d.graph()
+
+
+def _nodes(d: Draw) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks of five nodes, the cosines of twelve tokens, and the tokens."""
+    tokens = F.normalize(d.normal(12, 6), dim=1)
+    return F.one_hot(torch.arange(12) % 5).T.bool(), tokens @ tokens.T, tokens
+
+
+def _regions(d: Draw) -> tuple[Tensor]:
+    """Five regions at right angles on a grid, with little noise: no similarity is near a threshold."""
+    return (torch.eye(6).double()[torch.arange(8)[:, None] // 3 + torch.arange(9) // 3] + 0.02 * d.normal(8, 9, 6),)
+
+
+def _levels(pool: Callable, features: Tensor, **options) -> list[Tensor]:
+    return [t for level in pool(features, **options) for t in (level.features, level.masks)]
+
+
+def _distilled(d: Draw) -> tuple:
+    corners = d.uniform(2, 4) / 2 + torch.tensor([0.0, 0.0, 0.5, 0.5])
+    return d.normal(2, 6, 4, 4), d.normal(2, 6, 5, 5), d.normal(6), corners, corners.flip(0)
+
+
 # ------------------------------------------------------------------------------------------- laws of random functions
 
 
@@ -218,6 +245,17 @@ def _proper_pairs(out: tuple[Tensor, Tensor], x: Tensor) -> bool:
     (i, j), cosine = out
     expected = F.cosine_similarity(x[i].double(), x[j].double(), dim=1)
     return bool((i < j).all()) and torch.allclose(cosine.double(), expected, atol=0.02)
+
+
+def _hides_blocks(mask: Tensor, batch: int, size: int) -> bool:
+    coarse = mask[:, :, ::4, ::4]
+    whole = torch.equal(mask, coarse.repeat_interleave(4, 2).repeat_interleave(4, 3))
+    return mask.shape == (batch, 1, size, size) and whole and 0.75 < coarse.double().mean() < 0.85
+
+
+def _disjoint(masks: Tensor, batch: int, num_tokens: int) -> bool:
+    shown = F.one_hot(masks, num_tokens).sum((0, 2))
+    return masks.shape[1] == batch and bool((shown.amax(1) == 1).all())
 
 
 # ------------------------------------------------------------------------------------------------------- the table
@@ -362,6 +400,23 @@ CASES = (
     Case("pixpro.pix_contrast_loss", lambda d: (*_maps(d), d.chance(0.2, 2, 12, 12)), bf16=1e-5),
     Case("evaluate.likeness", lambda d: (d.normal(3, 6, 3, 4),)),
     Case("evaluate.region_spread", lambda d: (d.normal(3, 6, 3, 4), d.labels(3, 3, 3, 4))),
+    # ---- s2_uniseg
+    Case("nn.connected_components", lambda d: (d.labels(40, 2, 30), 40), bf16=None),
+    Case("evaluate.best_iou", lambda d: (d.chance(0.4, 5, 6, 7), d.chance(0.4, 3, 6, 7))),
+    Case("evaluate.average_recall", lambda d: (d.uniform(20),), bf16=None),
+    Case("evaluate.assignment_spread", lambda d: (d.uniform(20, 5).softmax(1),)),
+    Case("s2_uniseg.grid_edges", lambda d: (3, 5)),
+    Case("s2_uniseg.edge_similarity", lambda d: (d.normal(30, 6), d.graph()), bf16=1e-5),
+    Case("s2_uniseg.pool_layer", _graph_of, {"threshold": 0.6}, bf16=1e-5),
+    Case("s2_uniseg.affinity_similarity", lambda d: (*_nodes(d)[:2], d.labels(5, 2, 8)), bf16=1e-5),
+    Case("s2_uniseg.supernode_features", _nodes, bf16=1e-5),
+    Case("s2_uniseg.uniap", _regions, call=_levels, bf16=1e-5),
+    Case(
+        "s2_uniseg.uniap", _regions, {"spatial_weight": 0.4, "temperature": 0.07}, call=_levels, float32=1e-4, bf16=1e-5
+    ),
+    Case("s2_uniseg.greedy_merge", _regions, call=_levels, bf16=1e-5),
+    Case("s2_uniseg.query_map", lambda d: (d.normal(3, 4, 6), d.normal(7, 6), d.normal(7, 5)), bf16=1e-5),
+    Case("s2_uniseg.querysd_loss", _distilled, {"size": (3, 4)}, bf16=1e-5),
     # ---- slotcon
     Case("slotcon.semantic_grouping", lambda d: (d.normal(2, 6, 3, 4), d.normal(5, 6)), bf16=1e-5),
     Case("slotcon.overlap_boxes", lambda d: (_boxes(d), _boxes(d))),
@@ -383,4 +438,37 @@ CASES = (
         call=lambda layer, x: layer.eval()(x),
         float32=1e-6,
     ),
+    # ---- scatsimclr
+    Case("scatsimclr.scattering2d", lambda d: (d.normal(2, 2, 16, 24),), {"J": 2, "L": 3}, float32=1e-4, bf16=1e-4),
+    Case("scatsimclr.rotation_views", lambda d: (d.normal(3, 2, 6, 6),)),
+    Case("scatsimclr.jigsaw_views", lambda d: (d.normal(3, 2, 6, 9), d.order(5, 9), d.labels(5, 3)), float32=0),
+    Case("scatsimclr.ScatSimCLR", lambda d: (d.normal(8, 1, 16, 16),), build={"shape": (1, 16, 16), "width": 8}, **NET),
+    Case(
+        "scatsimclr.scatsimclr_loss",
+        lambda d: (d.normal(8, 6), d.normal(8, 6), d.normal(12, 4), d.labels(4, 12)),
+        bf16=1e-4,
+    ),
+    # ---- autolink
+    Case("autolink.soft_keypoints", lambda d: (d.normal(2, 3, 8, 9),), bf16=1e-5),
+    Case("autolink.edge_weights", lambda d: (d.normal(5, 5) / 512,), bf16=1e-5),
+    Case("autolink.draw_edges", lambda d: (d.uniform(2, 4, 2), -d.uniform(2, 4, 2), 9), {"thickness": 0.1}, bf16=1e-5),
+    Case("autolink.edge_map", lambda d: (d.uniform(2, 4, 2), d.uniform(4, 4), 9), {"thickness": 0.1}, bf16=1e-5),
+    Case("autolink.block_mask", lambda d: (40, 32), {"blocks": 8}, law=_hides_blocks),
+    Case("autolink.linked_edges", lambda d: (d.uniform(6, 6),), {"threshold": 0.5}),
+    Case("autolink.pyramid_loss", lambda d: (d.uniform(2, 3, 16, 16), d.uniform(2, 3, 16, 16)), bf16=1e-5),
+    # ---- extrema
+    Case("extrema.sample_masks", lambda d: (3, 196), law=_disjoint),
+    Case(
+        "extrema.ClassAttentionBlock",
+        lambda d: (d.normal(2, 5, 8), d.normal(2, 1, 8)),
+        build={"dim": 8, "num_heads": 2},
+        **NET,
+    ),
+    Case(
+        "extrema.ExtremaEncoder",
+        lambda d: (d.normal(3, 16, 4), d.order(6, 16)[:, :5].view(2, 3, 5)),
+        build={"num_tokens": 16, "token_dim": 4, "embed_dim": 16},
+        **NET,
+    ),
+    Case("extrema.extrema_loss", lambda d: (d.normal(8, 6), d.normal(4, 6)), {"num_masks": 2}),
 )

@@ -91,7 +91,17 @@ def get(slug: str) -> Paper:
     return known[slug]
 
 
+@functools.cache
+def studies() -> tuple[str, ...]:
+    """Experiments over several papers: the modules of `sslref.studies`."""
+    return tuple(sorted(p.stem for p in (Path(__file__).parent / "studies").glob("[!_]*.py")))
+
+
+def module(slug: str) -> str:
+    """Dotted name of the module of a paper or a study. Raises UnknownPaper."""
+    return f"sslref.studies.{slug}" if slug in studies() else f"sslref.papers.{get(slug).slug}"
+
+
 def load(slug: str) -> ModuleType:
-    """The module of a paper. Raises UnknownPaper."""
-    get(slug)
-    return importlib.import_module(f"sslref.papers.{slug}")
+    """The module of a paper or a study. Raises UnknownPaper."""
+    return importlib.import_module(module(slug))

@@ -89,6 +89,17 @@ class Recipe:
     about: str
 
 
+def recipe_size(size: str | None, source: object) -> str:
+    """ "paper" or "miniature"; where nothing is said, "paper" on the user's own data.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if size not in (None, "paper", "miniature"):
+        raise ValueError(f'size: expected "paper" or "miniature", got {size!r}')
+    return size or ("miniature" if source is None else "paper")
+
+
 @dataclass
 class History:
     """What a run said: a row every `log_every` steps and one at the end, each the mean over the steps since the last.

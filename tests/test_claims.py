@@ -57,8 +57,9 @@ def toy(monkeypatch, tmp_path):
     monkeypatch.setattr(registry, "load", lambda slug: module)
     monkeypatch.setattr(registry, "get", lambda slug: paper)
     monkeypatch.setattr(registry, "papers", lambda: {"toy": paper})
+    monkeypatch.setattr(registry, "studies", lambda: ())
     monkeypatch.setattr(registry, "root", lambda: tmp_path)
-    monkeypatch.setattr(claims, "code_digest", lambda slug: "0" * 16)
+    monkeypatch.setattr(claims, "code_digest", lambda slug, *names: "0" * 16)
     return module
 
 
@@ -163,7 +164,7 @@ def test_repeating_costs_nothing_and_a_new_digest_runs_again(toy, monkeypatch):
     assert len(ran) == 8
     assert claims.run("toy", "smoke") == first
     assert len(ran) == 8
-    monkeypatch.setattr(claims, "code_digest", lambda slug: "1" * 16)
+    monkeypatch.setattr(claims, "code_digest", lambda slug, *names: "1" * 16)
     claims.run("toy", "smoke")
     assert len(ran) == 16
 
@@ -223,7 +224,7 @@ def test_status(toy, monkeypatch):
     assert states() == ["missing", "missing"]
     claims.write(claims.run("toy", "ledger"))
     assert states() == ["current", "missing"]
-    monkeypatch.setattr(claims, "code_digest", lambda slug: "2" * 16)
+    monkeypatch.setattr(claims, "code_digest", lambda slug, *names: "2" * 16)
     assert states() == ["stale", "missing"]
 
 
@@ -232,7 +233,7 @@ def test_confirm_renews_an_entry_that_still_holds(toy, monkeypatch):
         claims.confirm("toy")
     first = claims.run("toy", "ledger")
     claims.write(first)
-    monkeypatch.setattr(claims, "code_digest", lambda slug: "3" * 16)
+    monkeypatch.setattr(claims, "code_digest", lambda slug, *names: "3" * 16)
     renewed = claims.confirm("toy")
     assert renewed == claims.ledger("toy")
     assert renewed.code_digest == "3" * 16
@@ -252,12 +253,12 @@ def test_confirm_refuses_other_numbers_but_not_another_rounding(toy, monkeypatch
 
         return Experiment(run, ("plain", "method"), toy.EXPERIMENTS["e"].budgets)
 
-    monkeypatch.setattr(claims, "code_digest", lambda slug: "4" * 16)
+    monkeypatch.setattr(claims, "code_digest", lambda slug, *names: "4" * 16)
     toy.EXPERIMENTS["e"] = drifted(1 + 1e-5)
     with pytest.raises(ValueError, match=r"toy, e, arm 'plain': score was .* and is"):
         claims.confirm("toy")
     assert claims.ledger_file("toy").read_bytes() == before
-    monkeypatch.setattr(claims, "code_digest", lambda slug: "5" * 16)
+    monkeypatch.setattr(claims, "code_digest", lambda slug, *names: "5" * 16)
     toy.EXPERIMENTS["e"] = drifted(math.nextafter(1, 2))
     assert claims.confirm("toy").code_digest == "5" * 16
 
@@ -296,8 +297,8 @@ def test_a_sweep_killed_midway_continues(tmp_path):
             module = types.SimpleNamespace(
                 EXPERIMENTS={"e": claims.Experiment(run, ("a", "b"), {"smoke": {"seeds": 6}})},
                 CLAIMS=(claims.Claim(**claim, baseline="a", method="b"),))
-            registry.load = lambda slug: module
-            claims.code_digest = lambda slug: "0"
+            registry.load = lambda slug, *names: module
+            claims.code_digest = lambda slug, *names: "0"
             claims.run("toy", "smoke", cache=here / "cache")
             """
         )

@@ -346,7 +346,7 @@ def test_claims_from_run_to_stale(sslref, checkout):
     assert re.search("toyline +ledger +current", sslref("claims", "status", "toyline")[1])
 
     paper = checkout / "sslref" / "papers" / "toyline.py"
-    paper.write_text(paper.read_text() + "\nSOMETHING = 1\n")
+    paper.write_text(paper.read_text() + "\nCLAIMS = (*CLAIMS,)\n")
     try:
         assert re.search("toyline +ledger +stale", sslref("claims", "status", "toyline")[1])
     finally:

@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,18 +46,22 @@ def _files(folder: Path, names: Sequence[str], what: str) -> list[Path]:
 class Pictures:
     """Labelled pictures that are read a batch at a time."""
 
-    read: Callable[[Tensor], Tensor]  #: indices (B,) int64 on the CPU -> (B, C, H, W) uint8
+    read: Callable[[Tensor], Tensor]  #: indices (B,) int64 on `device` -> (B, C, H, W) uint8
     labels: Tensor  #: (N,) int64, index into `classes`; -1 where there is no label
     classes: tuple[str, ...]
     name: str
+    device: str | torch.device = "cpu"  #: where the bytes are
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def images(self, indices: Tensor) -> Tensor:
+        """(B, C, H, W) float32 in [0, 1], on the device of the indices (B,)."""
+        return self.read(indices.to(self.device)).to(indices.device).float() / 255  # bytes travel, not floats
+
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) float32 in [0, 1] and labels (B,), on the device of the indices (B,)."""
-        images = self.read(indices.cpu()).to(indices.device)  # bytes travel, not floats
-        return images.float() / 255, self.labels.to(indices.device)[indices]
+        """The images and their labels (B,), on the device of the indices (B,)."""
+        return self.images(indices), self.labels.to(indices.device)[indices]
 
     def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """As `batch`, for `count` indices drawn with replacement, on the generator's device."""
@@ -146,6 +150,14 @@ def cifar10(path: str | os.PathLike, split: str = "train") -> Pictures:
         classes=tuple(meta.read_text(encoding="ascii").split()),
         name="cifar10",
     )
+
+
+def pictures(path: str | os.PathLike, size: int, *, device: str | torch.device = "cpu") -> Pictures:
+    """What lies there: `cifar10` (32 pixels, kept on `device`, 150 MB) or else an `image_folder` (`size` pixels)."""
+    if not any((Path(path) / inner / "data_batch_1.bin").is_file() for inner in ("", "cifar-10-batches-bin")):
+        return image_folder(path, size)
+    found = cifar10(path)
+    return replace(found, read=found.read(torch.arange(len(found))).to(device).__getitem__, device=device)
 
 
 def stl10(path: str | os.PathLike, split: str = "train") -> Pictures:

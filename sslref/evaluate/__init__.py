@@ -1,5 +1,6 @@
 """The numbers by which every chapter compares. scikit-learn and SciPy are imported where they are used."""
 
+from .assignments import assignment_spread
 from .certified import certified_accuracy
 from .clusters import ari, foreground_ari, hungarian_miou, nmi
 from .images import psnr, ssim
@@ -17,6 +18,7 @@ from .maps import (
     segmentation_probe,
 )
 from .masks import boundary_f, region_j
+from .overlap import average_recall, best_iou, nested_share
 from .probe import accuracy, knn_classify, linear_probe, ridge_r2, standardize
 from .ranking import auroc, recall_at_k
 from .spectrum import effective_rank, spectrum
@@ -25,7 +27,10 @@ __all__ = [
     "Segmentation",
     "accuracy",
     "ari",
+    "assignment_spread",
     "auroc",
+    "average_recall",
+    "best_iou",
     "bootstrap_interval",
     "boundary_f",
     "cell_labels",
@@ -40,6 +45,7 @@ __all__ = [
     "match_accuracy",
     "mean_iou",
     "nearest_cells",
+    "nested_share",
     "nmi",
     "presence_ap",
     "propagation_accuracy",

@@ -1,6 +1,7 @@
 """Blocks that two papers or more use. No paper is known here."""
 
 from .calibrate import calibrate_batchnorm
+from .components import connected_components
 from .convmap import ConvMap
 from .ema import EMATeacher, ema_update
 from .gcn import GCN, gcn_norm, undirected
@@ -25,6 +26,7 @@ __all__ = [
     "UNet",
     "ViT",
     "calibrate_batchnorm",
+    "connected_components",
     "cosine_schedule",
     "ema_update",
     "gcn_norm",

@@ -29,9 +29,10 @@ from sslref.augment import crop_and_resize, random_crop_boxes, random_flip
 from sslref.claims import Claim, Experiment
 from sslref.data import embedded, folders
 from sslref.evaluate import accuracy, linear_probe, standardize
+from sslref.nn import seeded
 from sslref.nn.mae import MaskedAutoencoder, num_visible, patchify
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, fit, warmup_cosine
+from sslref.train import History, Recipe, Task, fit, recipe_size, warmup_cosine
 
 PAPER = Paper(
     slug="colormae",
@@ -243,16 +244,14 @@ def mae_task(
 
 
 def recipe(
-    source: Path | None = None, *, batch_size: int | None = None, device: str = "cpu", size: str = "paper"
+    source: Path | None = None, *, batch_size: int | None = None, device: str = "cpu", size: str | None = None
 ) -> Recipe:
     """Green masks at 75 %: ViT-B/16 on a folder of images for 300 epochs, or the miniature on emoji.
 
     Args:
         source: folder with one subfolder of images a class; None: the embedded emoji.
     """
-    if size not in ("paper", "miniature"):
-        raise ValueError(f"size: expected 'paper' or 'miniature', got {size!r}")
-    torch.manual_seed(0)
+    size = recipe_size(size, source)
     pixels = 32 if size == "miniature" or source is None else 224
     if source is None:
         draw, count = _emoji_sampler(embedded.emoji("train").codes)
@@ -269,16 +268,10 @@ def recipe(
     else:
         batch_size = batch_size or 4096
         steps, lr, warmup = math.ceil(300 * count / batch_size), 1.5e-4 * batch_size / 256, 40 / 300
-        model = MaskedAutoencoder(
-            image_size=pixels,
-            patch_size=16 if pixels == 224 else 4,
-            embed_dim=768,
-            depth=12,
-            num_heads=12,
-            decoder_embed_dim=512,
-            decoder_depth=8,
-            decoder_num_heads=16,
-        )
+        encoder = {"image_size": pixels, "patch_size": 16 if pixels == 224 else 4}
+        encoder |= {"embed_dim": 768, "depth": 12, "num_heads": 12}
+        decoder = {"decoder_embed_dim": 512, "decoder_depth": 8, "decoder_num_heads": 16}
+        model = seeded(0, lambda: MaskedAutoencoder(**encoder, **decoder))
     bank = noise_bank(256, 64, color="green", generator=torch.Generator().manual_seed(0))
     return Recipe(
         task=mae_task(model.to(device), draw, bank, batch_size=batch_size, lr=lr, warmup=warmup),
@@ -308,8 +301,8 @@ def _emoji_sampler(codes: tuple[str, ...]) -> tuple[Callable[[int, torch.Generat
 
 def miniature_model(seed: int) -> MaskedAutoencoder:
     """Three blocks of width 96 on 8 x 8 patches of 4 pixels, one decoder block of width 48."""
-    torch.manual_seed(seed)
-    return MaskedAutoencoder(embed_dim=96, depth=3, num_heads=4, decoder_embed_dim=48, decoder_depth=1)
+    sizes = {"embed_dim": 96, "depth": 3, "num_heads": 4, "decoder_embed_dim": 48, "decoder_depth": 1}
+    return seeded(seed, lambda: MaskedAutoencoder(**sizes))
 
 
 def split_of(seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -38,7 +38,7 @@ from sslref.losses import info_nce as info_nce
 from sslref.nn import ConvMap, EMATeacher, SmallResNet, calibrate_batchnorm, cosine_schedule, seeded, true_matches
 from sslref.nn import KeyQueue as KeyQueue
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, fit, warmup_cosine
+from sslref.train import History, Recipe, Task, fit, recipe_size, warmup_cosine
 
 PAPER = Paper(
     slug="densecl",
@@ -397,16 +397,14 @@ def recipe(
     Raises:
         ValueError: unknown size, a batch that does not fit. DataError: source is not what is expected.
     """
-    size = size or ("miniature" if source is None else "paper")
-    if size not in ("paper", "miniature"):
-        raise ValueError(f'size: expected "paper" or "miniature", got {size!r}')
+    size = recipe_size(size, source)
     side = 224 if size == "paper" else 48
     if source is None:
         images = world(0, device=device).train
         read, count, name = images.__getitem__, len(images), "scene world"
     else:
-        pictures = folders.image_folder(source, round(8 / 7 * side))
-        read, count, name = lambda index: pictures.batch(index)[0], len(pictures), pictures.name
+        found = folders.image_folder(source, round(8 / 7 * side))
+        read, count, name = found.images, len(found), found.name
 
     def views(images: Tensor, generator: torch.Generator) -> Pair:
         options = {"size": side, "scale": (0.2, 1.0), "strength": 0.5, "blur_p": 0.5}
@@ -567,7 +565,7 @@ _ROWS = (  # id, metric, baseline, method, statement
     ("same_thing", "same_thing", "pictures alone", "own matches",
      "With the dense loss, places on a thing are matched to the same thing more often than with the image loss alone."),
     ("limit", "miou", "own matches", "true matches",
-     "With true matches in place of the network's own, the same loss gives maps that a linear probe segments better."),
+     "With true matches, at the places that both views show, the same loss gives maps that a probe segments better."),
     ("miou", "miou", "pictures alone", "own matches",
      "With the dense loss a linear probe segments the maps better than with the image loss alone."),
     ("trained", "miou", "random weights", "own matches",
@@ -581,7 +579,7 @@ _ROWS = (  # id, metric, baseline, method, statement
 CLAIMS = (
     Claim(
         id="shifted",
-        statement="In a copy of the picture that is shifted by one place, matching by features makes no mistake.",
+        statement="In a copy shifted by one place, matching by features makes no mistake away from the border.",
         experiment="scenes",
         metric="shifted",
         higher_is_better=True,

@@ -5,8 +5,8 @@ arXiv 2305.13689. A survey without experiments and without code; the losses foll
 
 Two views of one picture should be represented alike. Alone, that wish has a worthless solution: the same vector for
 every picture. Four families add a guard against it: equal shares of the batch for every cluster; other pictures to stay
-away from; a target that cannot be pulled along; a batch whose features must vary and differ. The fifth predicts pixels,
-for which a constant is a bad answer, and needs no guard.
+away from; a predictor and a target without gradient; a batch whose features must vary and differ. The fifth predicts
+pixels, for which a constant is a bad answer, and needs no guard.
 
     clustering                SwAV           sinkhorn, swav_loss                      Clustering
     contrastive               MoCo           info_nce, KeyQueue, ema_update           Contrastive
@@ -39,7 +39,7 @@ from sslref.nn import ConvNet, SmallResNet, mae, seeded
 from sslref.nn import KeyQueue as KeyQueue
 from sslref.nn import ema_update as ema_update
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, fit, warmup_cosine
+from sslref.train import History, Recipe, Task, fit, recipe_size, warmup_cosine
 
 PAPER = Paper(
     slug="know_your_ssl",
@@ -92,7 +92,7 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
     """Soft codes that share the batch out equally among the prototypes (SwAV, Eq. 3-5).
 
     exp(scores / epsilon) is scaled in turn so that every prototype gets an equal part of the batch and every sample
-    gives away 1 in all; the samples come last. In logarithms: the official exponentials overflow beyond |s| = 4.4.
+    gives away 1 in all; the samples come last. In logarithms: float32 exponentials overflow beyond |s| / epsilon = 88.
 
     Args:
         scores: (B, K), cosines of samples and prototypes.
@@ -344,7 +344,7 @@ class Contrastive(_Taught):
 
 
 class Distillation(_Taught):
-    """BYOL. Without its guard there is no predictor, and the target, the other view's own z, learns too."""
+    """BYOL. Without its guard there is no predictor, no teacher: the target, the other view's own z, learns too."""
 
     def __init__(self, encoder: nn.Module, *, guard: bool = True, **options):
         super().__init__(encoder, **options)
@@ -525,9 +525,7 @@ def recipe(
     Raises:
         ValueError: unknown size or family, more samples a batch than pictures. DataError: source is not as expected.
     """
-    size = size or ("miniature" if source is None else "paper")
-    if size not in ("paper", "miniature"):
-        raise ValueError(f'size: expected "paper" or "miniature", got {size!r}')
+    size = recipe_size(size, source)
     if family not in FAMILIES:
         raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
     small, gray = size == "miniature", source is None
@@ -535,9 +533,8 @@ def recipe(
     if gray:
         read, count, name = _digits(device)[0].images.__getitem__, len(_digits(device)[0]), "digits"
     else:
-        binary = any((d / "data_batch_1.bin").is_file() for d in (Path(source), Path(source) / "cifar-10-batches-bin"))
-        pictures = folders.cifar10(source) if binary else folders.image_folder(source, side)
-        read, count, name = (lambda i: pictures.batch(i.cpu())[0].to(i.device)), len(pictures), pictures.name
+        found = folders.pictures(source, side, device=device)
+        read, count, name = found.images, len(found), found.name
     sizes = {"widths": WIDTHS} if small else {"width": 64, "blocks": (2, 2, 2, 2)}
     cell, network = (side // 2, ConvNet) if small else (side // 4, SmallResNet)
     painting = {"patch_size": patch_size, "cell": cell, "in_chans": 1 if gray else 3}
@@ -698,7 +695,7 @@ _ROWS = (  # id, metric, baseline, method, statement
     ("negatives_spread", "spread", "no negatives", "contrastive",
      "Negatives keep the embedding of the contrastive family spread out; the pull alone does not."),
     ("predictor_spread", "spread", "no predictor", "distillation",
-     "Predictor and stopped gradient keep the embedding of the distillation family spread out."),
+     "Predictor, stopped gradient and slow teacher keep the embedding of the distillation family spread out."),
     ("variance_spread", "spread", "no variance", "information",
      "The variance term keeps the embedding of the information family spread out."),
     ("covariance_rank", "rank", "no covariance", "information",
@@ -710,7 +707,7 @@ _ROWS = (  # id, metric, baseline, method, statement
     ("negatives_probe", "probe", "no negatives", "contrastive",
      "A linear probe reads more from the contrastive family with negatives than without."),
     ("predictor_probe", "probe", "no predictor", "distillation",
-     "A linear probe reads more from distillation with predictor and stopped gradient than without."),
+     "A linear probe reads more from distillation with predictor, stopped gradient and slow teacher than without."),
     ("variance_probe", "probe", "no variance", "information",
      "A linear probe reads more from the information family with the variance term than without."),
     ("covariance_probe", "probe", "no covariance", "information",

@@ -30,7 +30,7 @@ from sslref.evaluate import accuracy, effective_rank, linear_probe, standardize
 from sslref.losses import gather
 from sslref.nn import ConvNet, EMATeacher, SmallResNet, cosine_schedule, seeded
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, fit, warmup_cosine
+from sslref.train import History, Recipe, Task, fit, recipe_size, warmup_cosine
 
 PAPER = Paper(
     slug="mec",
@@ -365,16 +365,13 @@ def recipe(
     Raises:
         ValueError: unknown size, more samples a batch than pictures. DataError: source is not what is expected.
     """
-    size = size or ("miniature" if source is None else "paper")
-    if size not in ("paper", "miniature"):
-        raise ValueError(f'size: expected "paper" or "miniature", got {size!r}')
+    size = recipe_size(size, source)
     if source is None:
         images = emoji("train").images().to(device)
         read, count, name = images.__getitem__, len(images), "emoji"
     else:
-        binary = any((d / "data_batch_1.bin").is_file() for d in (Path(source), Path(source) / "cifar-10-batches-bin"))
-        pictures = folders.cifar10(source) if binary else folders.image_folder(source, 32)
-        read, count, name = (lambda i: pictures.batch(i.cpu())[0].to(i.device)), len(pictures), pictures.name
+        found = folders.pictures(source, 32, device=device)
+        read, count, name = found.images, len(found), found.name
     if size == "miniature":
         batch_size, steps, network = batch_size or 64, 300, "four convolutions"
         model = seeded(0, lambda: MEC(ConvNet(widths=WIDTHS), **SIZES))

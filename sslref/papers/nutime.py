@@ -30,9 +30,9 @@ from sslref.claims import Claim, Experiment
 from sslref.data import embedded, folders
 from sslref.evaluate import accuracy, linear_probe, standardize
 from sslref.losses import byol_loss
-from sslref.nn import Block, EMATeacher, cosine_schedule
+from sslref.nn import Block, EMATeacher, cosine_schedule, seeded
 from sslref.registry import Paper
-from sslref.train import Recipe, Task, fit, warmup_cosine
+from sslref.train import Recipe, Task, fit, recipe_size, warmup_cosine
 
 PAPER = Paper(
     slug="nutime",
@@ -321,7 +321,7 @@ def byol_task(model: BYOL, series: Tensor, *, batch_size: int, lr: float, weight
 
 
 def recipe(
-    source: Path | None = None, *, batch_size: int | None = None, device: str = "cpu", size: str = "paper"
+    source: Path | None = None, *, batch_size: int | None = None, device: str = "cpu", size: str | None = None
 ) -> Recipe:
     """The released recipe on a folder of UCR/UEA sets, every channel a series of 512 steps; or the miniature.
 
@@ -329,18 +329,20 @@ def recipe(
         source: folder of the archive, one folder a set; None: the embedded series.
         size: "paper" (six blocks of width 128, windows of 16) or "miniature" (two of width 32, windows of 8).
     """
-    if size not in ("paper", "miniature"):
-        raise ValueError(f"size: expected 'paper' or 'miniature', got {size!r}")
-    torch.manual_seed(0)
+    size = recipe_size(size, source)
     if size == "miniature":
         steps, window, dim, depth, heads, batch_size = 64, 8, 32, 2, 4, batch_size or 64
     else:
         steps, window, dim, depth, heads, batch_size = 512, 16, 128, 6, 8, batch_size or 1024
     sets = embedded_sets() if source is None else {k: train for k, (train, _) in folders.ucr_folder(source).items()}
     pool = torch.cat([F.interpolate(s.x, steps, mode="linear").flatten(0, 1)[:, None] for s in sets.values()])
-    embedding = WindowEmbedding(window_size=window, embed_dim=dim, num_scales=5 if size == "paper" else 9)
-    encoder = NuTime(embedding, embed_dim=dim, depth=depth, num_heads=heads)
-    model = BYOL(encoder, dim=dim, hidden=16 * dim if size == "paper" else 2 * dim).to(device)
+
+    def byol() -> BYOL:
+        embedding = WindowEmbedding(window_size=window, embed_dim=dim, num_scales=5 if size == "paper" else 9)
+        encoder = NuTime(embedding, embed_dim=dim, depth=depth, num_heads=heads)
+        return BYOL(encoder, dim=dim, hidden=16 * dim if size == "paper" else 2 * dim)
+
+    model = seeded(0, byol).to(device)
     lr = 2e-3 if size == "miniature" else 2e-3 * batch_size / 1024
     epochs = 200
     return Recipe(
@@ -414,17 +416,18 @@ def features(encoder: nn.Module, x: Tensor) -> Tensor:
     return encoder(x.flatten(0, 1)[:, None]).unflatten(0, (len(x), -1)).flatten(1)
 
 
-def encoder_of(arm: str, *, seed: int) -> NuTime:
-    """A new encoder; arms of one seed share what they can of the initialisation. "untrained" has nine scales."""
-    torch.manual_seed(seed)
-    tokens = embedding("nine scales" if arm == "untrained" else arm)
-    torch.manual_seed(seed + 1)
-    return NuTime(tokens, embed_dim=DIM, depth=2, num_heads=4)
+def encoder_of(arm: str, *, seed: int, around: Callable[[NuTime], nn.Module] = lambda encoder: encoder) -> nn.Module:
+    """A new encoder, or what `around` makes of it; arms of one seed share what they can of the initialisation.
+
+    "untrained" has nine scales.
+    """
+    tokens = seeded(seed, lambda: embedding("nine scales" if arm == "untrained" else arm))
+    return seeded(seed + 1, lambda: around(NuTime(tokens, embed_dim=DIM, depth=2, num_heads=4)))
 
 
 def pretrain(arm: str, *, seed: int, device: str = "cpu", steps: int = 150, progress: bool | Callable = False):
     """BYOL on the training series of all six sets together, each set equally often. Returns (encoder, history)."""
-    model = BYOL(encoder_of(arm, seed=seed), dim=DIM, hidden=2 * DIM).to(device)
+    model = encoder_of(arm, seed=seed, around=lambda encoder: BYOL(encoder, dim=DIM, hidden=2 * DIM)).to(device)
     generator = torch.Generator().manual_seed(seed)
     pool = []
     for series in embedded_sets().values():
@@ -465,16 +468,16 @@ def run_decades(arm: str, *, seed: int, device: str, count: int) -> dict[str, fl
     """Can a probe read the order of magnitude from an *untrained* embedding of a number? Per cent of 8 classes."""
     generator = torch.Generator().manual_seed(seed)
     (x, y), (x_test, y_test) = decades(count, generator), decades(count, generator)
-    torch.manual_seed(seed)
-    embed = {
-        "normalised": lambda x: x.sign()[:, None],  # what is left of one number once it is normalised
-        "raw": lambda x: x[:, None],
-        "linear": _ScaledLinear(16),
-        "one scale": NumericallyMultiscaledEmbedding(16, num_scales=1),
-        "nine scales": NumericallyMultiscaledEmbedding(16, num_scales=9),
-    }[arm]
-    if isinstance(embed, nn.Module):
-        embed = embed.to(device)
+
+    def learned() -> nn.ModuleDict:
+        modules = {"linear": _ScaledLinear(16)}
+        for name, scales in {"one scale": 1, "nine scales": 9}.items():
+            modules[name] = NumericallyMultiscaledEmbedding(16, num_scales=scales)
+        return nn.ModuleDict(modules)
+
+    modules = seeded(seed, learned).to(device)
+    fixed = {"normalised": lambda x: x.sign()[:, None], "raw": lambda x: x[:, None]}  # one number, normalised: its sign
+    embed = fixed[arm] if arm in fixed else modules[arm]
     with torch.no_grad():
         x, x_test = standardize(*(embed(v.to(device)).cpu() for v in (x, x_test)))
     return {"decade": 100 * accuracy(linear_probe(x, y, x_test, C=10.0), y_test)}

@@ -30,7 +30,7 @@ from sslref.evaluate import accuracy, linear_probe, standardize
 from sslref.losses import gather, info_nce
 from sslref.nn import GCN, ConvNet, EMATeacher, SmallResNet, cosine_schedule, gcn_norm, seeded
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, fit, warmup_cosine
+from sslref.train import History, Recipe, Task, fit, recipe_size, warmup_cosine
 
 PAPER = Paper(
     slug="randomized_quantization",
@@ -380,16 +380,13 @@ def recipe(
     Raises:
         ValueError: unknown size, more samples a batch than pictures. DataError: source is not what is expected.
     """
-    size = size or ("miniature" if source is None else "paper")
-    if size not in ("paper", "miniature"):
-        raise ValueError(f'size: expected "paper" or "miniature", got {size!r}')
+    size = recipe_size(size, source)
     if source is None:
         images = emoji().images().to(device)
         read, count, name = images.__getitem__, len(images), "emoji"
     else:
-        cifar = any(Path(source).glob("**/data_batch_1.bin"))
-        found = folders.cifar10(source) if cifar else folders.image_folder(source, 32)
-        read, count, name = lambda index: found.batch(index)[0], len(found), found.name
+        found = folders.pictures(source, 32, device=device)
+        read, count, name = found.images, len(found), found.name
     if size == "paper":
         resnet18 = {"width": 64, "blocks": (2, 2, 2, 2)}
         model = seeded(0, lambda: Siamese(SmallResNet(**resnet18), hidden=2048, out_dim=256, momentum=0.99))

@@ -31,9 +31,10 @@ from torch import Tensor, nn
 from sslref.claims import Claim, Experiment
 from sslref.data import embedded, folders
 from sslref.evaluate import accuracy
+from sslref.nn import seeded
 from sslref.nn.gcn import GCN, gcn_norm, undirected
 from sslref.registry import Paper
-from sslref.train import Recipe, Task, fit
+from sslref.train import Recipe, Task, fit, recipe_size
 
 PAPER = Paper(
     slug="selftask_gnn",
@@ -392,8 +393,8 @@ def task(
     generator = torch.Generator(graph.x.device).manual_seed(seed)
     num_classes = int(graph.y.max()) + 1
     self_task = pretext(name, graph, graph.y, train_mask, generator=generator) if name else None
-    torch.manual_seed(seed)
-    model = SelfTaskGCN(graph.x.shape[1], num_classes, hidden=hidden, head_dim=self_task.width if name else 1)
+    sizes = {"hidden": hidden, "head_dim": self_task.width if name else 1}
+    model = seeded(seed, lambda: SelfTaskGCN(graph.x.shape[1], num_classes, **sizes))
     a_hat = gcn_norm(self_task.edge_index if name else graph.edge_index, graph.num_nodes)
     labelled = train_mask.nonzero()[:, 0]
 
@@ -428,14 +429,13 @@ def few_labels(y: Tensor, per_class: int, *, generator: torch.Generator) -> Tens
 
 
 def recipe(
-    source: Path | None = None, *, batch_size: int | None = None, device: str = "cpu", size: str = "paper"
+    source: Path | None = None, *, batch_size: int | None = None, device: str = "cpu", size: str | None = None
 ) -> Recipe:
     """ContextLabel with label propagation: on Cora from the user's Planetoid files, or on the graph of digits.
 
     The batch is the whole graph, so `batch_size` must stay None.
     """
-    if size not in ("paper", "miniature"):
-        raise ValueError(f"size: expected 'paper' or 'miniature', got {size!r}")
+    size = recipe_size(size, source)
     if batch_size is not None:
         raise ValueError(f"batch_size: expected None, since a step sees the whole graph, got {batch_size}")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:

@@ -29,7 +29,7 @@ from sslref.evaluate import accuracy, linear_probe, ridge_r2, standardize
 from sslref.losses import alignment, gather, tiled_logsumexp, uniformity
 from sslref.nn import ConvNet, SmallResNet, seeded
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, fit, warmup_cosine
+from sslref.train import History, Recipe, Task, fit, recipe_size, warmup_cosine
 
 PAPER = Paper(
     slug="simclr",
@@ -266,20 +266,6 @@ def _views(**options) -> Callable[[Tensor, torch.Generator], tuple[Tensor, Tenso
     return lambda x, generator: two_views(x, generator=generator, **options)
 
 
-def _pictures(source: Path | None, device: str) -> tuple[Callable[[Tensor], Tensor], int, str]:
-    """A function from indices to pictures, their number, their name."""
-    if source is None:
-        images = world(0, device=device).train.images
-        return images.__getitem__, len(images), "lit emoji"
-    source = Path(source)
-    if any((folder / "data_batch_1.bin").is_file() for folder in (source, source / "cifar-10-batches-bin")):
-        cifar = folders.cifar10(source)
-        pixels = cifar.read(torch.arange(len(cifar))).to(device)  # 150 MB there, so that no step waits for the host
-        return lambda index: pixels[index].float() / 255, len(cifar), cifar.name
-    pictures = folders.image_folder(source, 32)
-    return lambda index: pictures.batch(index)[0], len(pictures), pictures.name
-
-
 def recipe(
     source: Path | None = None, *, batch_size: int | None = None, device: str = "cpu", size: str | None = None
 ) -> Recipe:
@@ -295,10 +281,13 @@ def recipe(
     Raises:
         ValueError: unknown size, more samples a batch than pictures. DataError: source is not what is expected.
     """
-    size = size or ("miniature" if source is None else "paper")
-    if size not in ("paper", "miniature"):
-        raise ValueError(f'size: expected "paper" or "miniature", got {size!r}')
-    read, count, name = _pictures(source, device)
+    size = recipe_size(size, source)
+    if source is None:
+        images = world(0, device=device).train.images
+        read, count, name = images.__getitem__, len(images), "lit emoji"
+    else:
+        found = folders.pictures(source, 32, device=device)
+        read, count, name = found.images, len(found), found.name
     if size == "miniature":
         # temperature of the paper's small pictures and a long warm-up: rounding grows slowly, so that one can compare
         # one process with several

@@ -42,7 +42,7 @@ from sslref.nn import seeded
 from sslref.nn.r2plus1d import R2Plus1D, SmallR2Plus1D
 from sslref.optical import tv_l1
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, fit, warmup_cosine
+from sslref.train import History, Recipe, Task, fit, recipe_size, warmup_cosine
 
 PAPER = Paper(
     slug="sts",
@@ -582,9 +582,7 @@ def recipe(
     """
     if batch_size is not None and batch_size < 2:
         raise ValueError(f"batch_size: expected at least 2, for BatchNorm, got {batch_size}")
-    size = size or ("miniature" if source is None else "paper")
-    if size not in ("paper", "miniature"):
-        raise ValueError(f'size: expected "paper" or "miniature", got {size!r}')
+    size = recipe_size(size, source)
     paper = size == "paper"
     frames, side, full = (16, 112, 128) if paper else (8, 32, 36)
     batch_size, count, name = batch_size or (30 if paper else 32), 9537, "moving world"

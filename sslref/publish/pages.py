@@ -151,6 +151,40 @@ def _ledger(slugs: list[str]) -> str:
     return f"{show.forest(entries)}\n\n## The numbers\n\nMeans over the seeds.\n\n" + "\n".join(tables)
 
 
+_PROBE = {
+    "miou": "what lies where",
+    "figure_ground": "thing or ground",
+    "presence": "things named",
+    "match": "place found",
+}
+
+
+def _one_probe(slugs: list[str]) -> str:
+    """The study `one_probe`: what a linear probe gains on random weights, then all measures."""
+    record = claims.ledger("one_probe")
+    if record is None:
+        return "Not run yet.\n"
+    chapters = {name: slug for slug, name in (e.id.split("/") for e in record.claims)}
+    link = {name: f"../{registry.get(slug).part}/{slug}" for name, slug in chapters.items() if slug in slugs}
+    entries, rows = [], []
+    for e, name in zip(record.claims, chapters, strict=True):
+        d, to = e.difference, f"{link[name]}.html" if name in link else ""
+        entries.append((name, e.unit, d.mean, *d.ci95, e.verdict, to, True))
+    arms = record.metrics["probe"]
+    random = arms["random weights"]
+    for name, metrics in arms.items():
+        cells = []
+        for metric in _PROBE:
+            d = claims.paired_interval(m - r for m, r in zip(metrics[metric], random[metric], strict=True))
+            said = f" ({d.mean:+.1f} ± {d.ci95[1] - d.mean:.1f})" if name in chapters else ""
+            cells.append(f"{sum(metrics[metric]) / len(metrics[metric]):.1f}{said}")
+        rows.append([f"[{name}]({link[name]}.ipynb)" if name in link else name, *cells])
+    seeds = len(record.claims[0].method.values)
+    said = f"Means over {seeds} seeds in %, and what was gained on random weights with its 95 % interval."
+    table = _table(("", *_PROBE.values()), rows)
+    return f'{show.forest(entries)}\n\n{said}\n\n<div class="book-wide">\n\n{table}\n</div>\n'
+
+
 # ------------------------------------------------------------------------------------------------- parity
 
 
@@ -258,6 +292,7 @@ def generate(slugs: list[str], target: Path) -> dict[str, str]:
     out["_generated/figure.md"] = drawn["landing"]
     out["_generated/gallery.md"] = _cards(slugs, "")
     out["_generated/ledger.md"] = _ledger(slugs)
+    out["_generated/one_probe.md"] = _one_probe(slugs)
     out["_generated/parity.md"] = _parity(root)
     out["_generated/gpu.md"] = _gpu(root)
     out["_generated/data.md"] = _data(drawn["samples"])

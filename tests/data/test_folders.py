@@ -111,6 +111,21 @@ def test_cifar10(tmp_path, inner):
     assert torch.equal(test.read(torch.arange(4)), torch.from_numpy(written["test_batch"][0]))
 
 
+@pytest.mark.parametrize("inner", [".", "cifar-10-batches-bin"])
+def test_pictures_are_whatever_lies_there(tmp_path, inner):
+    write_cifar10(tmp_path / "c" / inner)
+    found, plain = folders.pictures(tmp_path / "c", 8), folders.cifar10(tmp_path / "c")
+    index = torch.tensor([3, 19, 3])
+    assert (found.name, len(found)) == ("cifar10", 20)
+    assert torch.equal(found.images(index), plain.batch(index)[0])
+    assert folders.pictures(tmp_path / "c", 8, device="meta").read(index.to("meta")).device.type == "meta"
+    write_images(tmp_path / "folder")
+    found = folders.pictures(str(tmp_path / "folder"), 8)
+    assert found.images(torch.tensor([0])).shape == (1, 3, 8, 8)
+    with pytest.raises(DataError, match="nowhere"):
+        folders.pictures(tmp_path / "nowhere", 8)
+
+
 def test_cifar10_errors(tmp_path):
     write_cifar10(tmp_path / "c")
     (tmp_path / "c" / "data_batch_3.bin").unlink()

@@ -440,7 +440,7 @@ def test_recipe():
     images, noise = recipe.task.batch(_generator())
     assert images.shape == (8, 3, 32, 32)
     assert noise.shape == (8, 64)
-    with pytest.raises(ValueError, match="size: expected 'paper' or 'miniature', got 'large'"):
+    with pytest.raises(ValueError, match='size: expected "paper" or "miniature"'):
         colormae.recipe(size="large")
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -319,3 +320,37 @@ def test_a_gpu_report_becomes_two_tables(tmp_path):
     assert r"## A \*fast\* card" in text
     assert "| float32 | 2 of 2 | 8.0e-06 | `nn.ViT` | 1e-05 |" in text
     assert "| simclr | bf16 | compiled | 1.23 | 51,234 | – |" in text
+
+
+def test_the_study_on_one_probe_becomes_a_picture_and_a_table(monkeypatch):
+    from sslref.publish import pages
+    from sslref.studies import one_probe
+
+    monkeypatch.setattr(claims, "ledger", lambda slug: None)
+    assert "Not run" in pages._one_probe(["simclr"])
+    seeds, metrics = [0, 1, 2], {}
+    for i, arm in enumerate(("random weights", *one_probe.METHODS)):
+        metrics[arm] = {m: [20.0 + i, 21.0 + 2 * i, 22.0 + i] for m in ("miou", "figure_ground", "presence", "match")}
+    judged = [
+        claims.judge(c, {arm: metrics[arm]["miou"] for arm in (c.baseline, c.method)}, seeds, "ledger")
+        for c in one_probe.CLAIMS
+    ]
+    record = SimpleNamespace(claims=judged, metrics={"probe": metrics})
+    monkeypatch.setattr(claims, "ledger", lambda slug: record)
+    text = pages._one_probe(["simclr", "densecl"])
+    assert 'href="../joint_embedding/simclr.html"' in text  # the picture leads to the chapter
+    # differences 1, 2, 1: 4.303 * 0.577 / sqrt(3)
+    assert "| [SimCLR](../joint_embedding/simclr.ipynb) | 22.3 (+1.3 ± 1.4) |" in text
+    assert "| random weights | 21.0 | 21.0 |" in text
+    assert "| MEC |" in text  # no chapter of this book, no link
+
+
+def test_studies_are_known_by_name():
+    from sslref import registry
+
+    assert "one_probe" in registry.studies()
+    assert registry.module("one_probe") == "sslref.studies.one_probe"
+    assert registry.module("simclr") == "sslref.papers.simclr"
+    assert registry.load("one_probe").EXPERIMENTS
+    with pytest.raises(registry.UnknownPaper):
+        registry.module("one_prob")

@@ -50,6 +50,28 @@ def test_a_chapter_is_complete(visit, name):
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
+def test_a_phone_cuts_no_text(visit, name):
+    page = visit(name, width=390)
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    wrong = page.evaluate(
+        """() => [...document.querySelectorAll('article :is(p > code, caption, aside.margin)')]
+            .map(e => [e, e.getBoundingClientRect()])
+            .filter(([e, b]) => b.width && (b.right > 375 || (e.matches('aside') && b.width < 300)))
+            .map(([e]) => e.textContent.slice(0, 80))"""
+    )
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_bitmap_lies_on_a_light_ground(visit, name):
+    page = visit(name, dark=True)
+    grounds = page.locator("article :is(.sslref-figure, .sslref-frame) > img").evaluate_all(
+        "found => found.map(i => getComputedStyle(i).backgroundColor)"
+    )
+    assert set(grounds) <= {"rgb(255, 255, 255)"}
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
 def test_a_slider_moves_by_keyboard_and_by_mouse(visit, name):
     page = visit(name)
     knob = page.locator(".sslref-range input").first
