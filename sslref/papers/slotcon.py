@@ -634,7 +634,7 @@ def run_align(arm: str, *, seed: int, device: str, views: int) -> dict[str, floa
 
 
 _SMALL = {"steps": 2, "batch_size": 8, "scenes": 96, "labelled": 32, "test": 32}
-_PAGE = {"steps": 40, "scenes": 600, "labelled": 50, "test": 64}
+_PAGE = {"steps": 30, "scenes": 600, "labelled": 40, "test": 48}
 _GPU = {"steps": 2000, "batch_size": 256}
 # fmt: off
 EXPERIMENTS = {
