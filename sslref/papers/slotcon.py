@@ -31,7 +31,7 @@ from sslref.losses import gather
 from sslref.nn import ConvMap, EMATeacher, SmallResNet, calibrate_batchnorm, cosine_schedule, pixel_centers
 from sslref.nn.seeded import seeded
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, fit, warmup_cosine
+from sslref.train import History, Recipe, Task, fit, recipe_size, warmup_cosine
 
 PAPER = Paper(
     slug="slotcon",
@@ -492,15 +492,13 @@ def recipe(
     Raises:
         ValueError: unknown size, more samples a batch than pictures. DataError: source is not what is expected.
     """
-    size = size or ("miniature" if source is None else "paper")
-    if size not in ("paper", "miniature"):
-        raise ValueError(f'size: expected "paper" or "miniature", got {size!r}')
+    size = recipe_size(size, source)
     if source is None:
         images = scene_test(0, device=device).train
         read, count, name = images.__getitem__, len(images), "the scene world"
     else:
-        pictures = folders.image_folder(source, 64 if size == "miniature" else 160)
-        read, count, name = lambda index: pictures.batch(index)[0], len(pictures), pictures.name
+        found = folders.image_folder(source, 64 if size == "miniature" else 160)
+        read, count, name = found.images, len(found), found.name
     if size == "miniature":
         model, network = seeded(0, lambda: SlotCon(ConvMap(), **SIZES)), "four convolutions"
         options, steps, batch_size = MINIATURE, 200, batch_size or 48
@@ -636,7 +634,7 @@ def run_align(arm: str, *, seed: int, device: str, views: int) -> dict[str, floa
 
 
 _SMALL = {"steps": 2, "batch_size": 8, "scenes": 96, "labelled": 32, "test": 32}
-_PAGE = {"steps": 40, "scenes": 600, "labelled": 50, "test": 64}
+_PAGE = {"steps": 30, "scenes": 600, "labelled": 40, "test": 48}
 _GPU = {"steps": 2000, "batch_size": 256}
 # fmt: off
 EXPERIMENTS = {
