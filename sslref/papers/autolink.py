@@ -41,7 +41,7 @@ PAPER = Paper(
     code="https://github.com/xingzhehe/AutoLink-Self-supervised-Learning-of-Human-Skeletons-and-Object-Outlines-by-Linking-Keypoints",
     part="dense",
     data=("figure world",),
-    idea="Paint a hidden picture back from points joined by one learned graph: the graph becomes the skeleton.",
+    idea="Paint a hidden picture back from a few points, joined by one graph that all pictures share.",
     minutes=35,
 )
 
