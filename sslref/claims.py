@@ -43,11 +43,13 @@ class Experiment:
         run: `run(arm, *, seed, device, **budget)` -> metrics by name; all randomness comes from `seed`.
         arms: names of the arms.
         budgets: profile -> {"seeds": number of paired seeds, further keywords of `run`}.
+        timed: metrics that are times, which no second run repeats; `confirm` leaves them out.
     """
 
     run: Callable[..., Mapping[str, float]]
     arms: tuple[str, ...]
     budgets: Mapping[str, Mapping[str, Any]]
+    timed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -446,10 +448,11 @@ def confirm(
     if old is None:
         raise ValueError(f"{slug} has no entry of the profile {profile} to confirm")
     new = run(slug, profile, jobs=jobs, device=device, seeds=seeds, progress=progress)
+    experiments = registry.load(slug).EXPERIMENTS
     for name, arms in new.metrics.items():
         for arm, metrics in arms.items():
             for metric, values in metrics.items():
-                if metric == SECONDS:
+                if metric in (SECONDS, *experiments[name].timed):
                     continue
                 kept = old.metrics.get(name, {}).get(arm, {}).get(metric, [])[:seeds]
                 if len(values) != len(kept) or not np.allclose(values, kept, rtol=1e-6, atol=1e-9, equal_nan=True):

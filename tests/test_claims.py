@@ -261,6 +261,9 @@ def test_confirm_refuses_other_numbers_but_not_another_rounding(toy, monkeypatch
     monkeypatch.setattr(claims, "code_digest", lambda slug, *names: "5" * 16)
     toy.EXPERIMENTS["e"] = drifted(math.nextafter(1, 2))
     assert claims.confirm("toy").code_digest == "5" * 16
+    monkeypatch.setattr(claims, "code_digest", lambda slug, *names: "6" * 16)
+    toy.EXPERIMENTS["e"] = replace(drifted(2.0), timed=("score",))
+    assert claims.confirm("toy").metrics == claims.ledger("toy").metrics  # a time may differ, and stays as it was
 
 
 def test_confirm_refuses_a_new_claim(toy, monkeypatch):

@@ -732,6 +732,7 @@ EXPERIMENTS = {
             "ledger": {"seeds": 10, "scenes": 6, "size": 28, "grids": (10, 40)},
             "gpu": {"seeds": 16, "scenes": 12, "size": 56, "grids": (10, 80)},
         },
+        timed=("ms", "growth"),
     ),
     "distillation": Experiment(
         run=run_distillation,
