@@ -164,6 +164,14 @@ def _two_maps(d: Draw) -> tuple:
     return *pictures, *places, *features, d.normal(7, 6), d.normal(8, 6)
 
 
+def _overlap(d: Draw) -> tuple[Tensor, Tensor]:
+    return torch.cat([0.4 * d.uniform(2, 2), 0.6 + 0.4 * d.uniform(2, 2)], 1), torch.tensor([True, False])
+
+
+def _slots(d: Draw) -> tuple:
+    return d.normal(3, 5, 6), d.normal(3, 5, 6), d.normal(3, 5, 2, 3), d.normal(3, 5, 2, 3)
+
+
 def _cells(d: Draw) -> tuple:
     (x, y), (test, truth) = d.groups(96, 6, 3), d.groups(48, 6, 3)
     train, test = (rows.view(-1, 4, 4, 6).movedim(-1, 1) for rows in (x, test))
@@ -243,6 +251,8 @@ def _hides_blocks(mask: Tensor, batch: int, size: int) -> bool:
     coarse = mask[:, :, ::4, ::4]
     whole = torch.equal(mask, coarse.repeat_interleave(4, 2).repeat_interleave(4, 3))
     return mask.shape == (batch, 1, size, size) and whole and 0.75 < coarse.double().mean() < 0.85
+
+
 def _disjoint(masks: Tensor, batch: int, num_tokens: int) -> bool:
     shown = F.one_hot(masks, num_tokens).sum((0, 2))
     return masks.shape[1] == batch and bool((shown.amax(1) == 1).all())
@@ -407,6 +417,14 @@ CASES = (
     Case("s2_uniseg.greedy_merge", _regions, call=_levels, bf16=1e-5),
     Case("s2_uniseg.query_map", lambda d: (d.normal(3, 4, 6), d.normal(7, 6), d.normal(7, 5)), bf16=1e-5),
     Case("s2_uniseg.querysd_loss", _distilled, {"size": (3, 4)}, bf16=1e-5),
+    # ---- slotcon
+    Case("slotcon.semantic_grouping", lambda d: (d.normal(2, 6, 3, 4), d.normal(5, 6)), bf16=1e-5),
+    Case("slotcon.overlap_boxes", lambda d: (_boxes(d), _boxes(d))),
+    Case("slotcon.inverse_augmentation", lambda d: (d.normal(2, 5, 3, 4), *_overlap(d))),
+    Case("slotcon.grouping_loss", lambda d: (*(m.tanh() for m in _maps(d)), d.normal(6).tanh()), bf16=1e-5),
+    Case("slotcon.update_center", lambda d: (d.normal(6), d.normal(2, 6, 3, 4)), bf16=1e-5),
+    Case("slotcon.slot_presence", lambda d: (d.normal(2, 6, 3, 4),)),
+    Case("slotcon.slot_contrastive_loss", _slots, bf16=1e-5),
     # ---- randomized_quantization
     Case("randomized_quantization.bin_edges", lambda d: (d.normal(2, 3, 20), d.uniform(2, 3, 7))),
     Case("randomized_quantization.bin_index", lambda d: (d.uniform(2, 3, 20), d.uniform(2, 3, 9).sort(2).values)),

@@ -33,6 +33,7 @@ CONTRACT = {
     "query_map querysd_loss",
     "autolink": "soft_keypoints edge_weights draw_edges edge_map block_mask linked_edges",
     "extrema": "sample_masks ClassAttentionBlock ExtremaEncoder extrema_loss ema_momentum",
+    "slotcon": "semantic_grouping inverse_augmentation grouping_loss update_center slot_presence slot_contrastive_loss",
     "randomized_quantization": "bin_edges bin_index quantize randomized_quantization RandomizedQuantization",
     "scatsimclr": "scattering_channels morlet_bank scattering2d rotation_views jigsaw_views ScatSimCLR scatsimclr_loss",
 }

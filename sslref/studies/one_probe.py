@@ -173,13 +173,13 @@ class Points(nn.Module):
 
 
 def _autolink(read: Read, count: int, batch_size: int) -> Task:
-    model = autolink.AutoLink(num_keypoints=16, image_size=48, blocks=12, thickness=0.01, width=16, depth=2)
-    model.detector = Points(16)
+    model = autolink.AutoLink(num_keypoints=6, image_size=48, blocks=12, thickness=0.01, width=8, depth=2)
+    model.detector = Points(6)
 
     def draw(number: int, generator: torch.Generator) -> Tensor:
         return _view(read(torch.randperm(count, generator=generator, device=generator.device)[:number]), generator)
 
-    return autolink.task(model, draw, batch_size=batch_size, lr=2e-3, graph_lr=2e-3 / 16, warmup=0.1)
+    return autolink.task(model, draw, batch_size=batch_size, lr=2e-3, graph_lr=1e-4, warmup=0.1)
 
 
 class Grouped(nn.Module):
@@ -213,7 +213,7 @@ METHODS = {  # arm -> (the chapter it stands for, how its training is made)
     "S2-UniSeg": ("s2_uniseg", _pixcontrast),
     "AutoLink": ("autolink", _autolink),
 }
-UNTRAINED = "random weights"
+UNTRAINED = {"random weights": ConvMap, "wavelets, random weights": Scattered}
 
 
 def encoder_of(task: Task) -> nn.Module:
@@ -227,11 +227,11 @@ def run(arm: str, *, seed: int, device: str, steps: int, batch_size: int = 48, *
     Raises:
         ValueError: unknown arm.
     """
-    if arm != UNTRAINED and arm not in METHODS:
-        raise ValueError(f"arm: expected {UNTRAINED!r} or one of {', '.join(METHODS)}, got {arm!r}")
+    if arm not in (*UNTRAINED, *METHODS):
+        raise ValueError(f"arm: expected one of {', '.join((*UNTRAINED, *METHODS))}, got {arm!r}")
     scenes = scene_test(seed, device=device, **sizes)
-    if arm == UNTRAINED:
-        encoder = seeded(seed, ConvMap).to(device)
+    if arm in UNTRAINED:
+        encoder = seeded(seed, UNTRAINED[arm]).to(device)
         calibrate_batchnorm(encoder, scenes.views[0].images.split(50))
     else:
         task = seeded(seed, lambda: METHODS[arm][1](scenes.train.__getitem__, len(scenes.train), batch_size))
@@ -246,11 +246,11 @@ _TINY = {"steps": 2, "batch_size": 8, "scenes": 64, "labelled": 32, "test": 32}
 EXPERIMENTS = {
     "probe": Experiment(
         run=run,
-        arms=(UNTRAINED, *METHODS),
+        arms=(*UNTRAINED, *METHODS),
         budgets={
             "smoke": {"seeds": 2} | _TINY,
             "ci": {"seeds": 2} | _TINY,
-            "ledger": {"seeds": 10, "steps": 100},
+            "ledger": {"seeds": 10, "steps": 100, "batch_size": 32},
             "gpu": {"seeds": 16, "steps": 4000, "batch_size": 256},
         },
     )
@@ -262,7 +262,7 @@ CLAIMS = tuple(
         experiment="probe",
         metric="miou",
         higher_is_better=True,
-        baseline=UNTRAINED,
+        baseline="random weights",
         method=method,
         kind="gain",
         unit="points",

@@ -329,7 +329,7 @@ def test_the_study_on_one_probe_becomes_a_picture_and_a_table(monkeypatch):
     monkeypatch.setattr(claims, "ledger", lambda slug: None)
     assert "Not run" in pages._one_probe(["simclr"])
     seeds, metrics = [0, 1, 2], {}
-    for i, arm in enumerate(one_probe.EXPERIMENTS["probe"].arms):
+    for i, arm in enumerate(("random weights", *one_probe.METHODS)):
         metrics[arm] = {m: [20.0 + i, 21.0 + 2 * i, 22.0 + i] for m in ("miou", "figure_ground", "presence", "match")}
     judged = [
         claims.judge(c, {arm: metrics[arm]["miou"] for arm in (c.baseline, c.method)}, seeds, "ledger")
