@@ -559,6 +559,8 @@ def pretrain(
 ) -> Trained:
     """The network of an arm, with the scenes, the initialisation and the views of a seed, in evaluation mode.
 
+    The statistics of batch norm, which lag behind in so short a training, are measured anew, in all arms alike.
+
     Args:
         keep: after how many steps (multiples of 5) copies are kept. progress: as for `train.fit`, called.
         sizes: options of `evaluate.scenes.scene_test`.
@@ -579,12 +581,12 @@ def pretrain(
             if progress is not None:
                 progress(done, total, row)
 
-        if ARMS[arm] is None:
-            calibrate_batchnorm(model.online, data.train[:384].split(96))
-        else:
+        if ARMS[arm] is not None:
             job = task(model, data.train.__getitem__, len(data.train), batch_size=batch_size, **MINIATURE, **ARMS[arm])
             how = {"device": device, "channels_last": True, "log_every": 5, "progress": say}
             history = fit(job, steps=steps, seed=seed, **how)
+        for network in (model.online, model.teacher.module, *kept.values()):
+            calibrate_batchnorm(network, data.train[:384].split(96))
         while len(_KEPT) >= 8:
             _KEPT.pop(next(iter(_KEPT)))
         _KEPT[key] = Trained(model.eval(), history, data, kept)
