@@ -12,7 +12,7 @@ is flat, and a figure never turns upside down, so "up" alone tells the head from
 3. Colours: the ground is any colour; each channel of the figure is 0.3 to 0.7 further, around the circle [0, 1).
 4. Gaussian noise of deviation 0.05 on every value, clipped to [0, 1].
 
-**Check.** `tests/data/test_figures.py` draws figures by loops. Nothing is stored: a thousand figures take 0.1 s.
+**Check.** `tests/data/test_stick_figures.py` draws figures by loops. Nothing is stored: a thousand figures take 0.1 s.
 """
 
 import math
