@@ -161,7 +161,7 @@ _PROBE = {
 
 def _one_probe(slugs: list[str]) -> str:
     """The study `one_probe`: what a linear probe gains on random weights, then all measures."""
-    record = claims.ledger("one_probe")
+    record = claims.ledger("one_probe") if "one_probe" in registry.studies() else None
     if record is None:
         return "Not run yet.\n"
     chapters = {name: slug for slug, name in (e.id.split("/") for e in record.claims)}

@@ -81,7 +81,7 @@ class Checkout:
 
     def __init__(self, root: Path, papers: dict[str, str]):
         self.root = root
-        leave = shutil.ignore_patterns("__pycache__", "papers")
+        leave = shutil.ignore_patterns("__pycache__", "papers", "studies")
         shutil.copytree(ROOT / "sslref", root / "sslref", ignore=leave)
         shutil.copytree(ROOT / "book", root / "book", ignore=shutil.ignore_patterns("results"))
         shutil.copy(ROOT / "_config.yml", root)
