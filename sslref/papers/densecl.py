@@ -18,21 +18,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sslref.augment import two_views
 from sslref.claims import Claim, Experiment
 from sslref.data import folders
-from sslref.data.worlds.scenes import THINGS, Scenes, SceneWorld, Views, cut, random_views
+from sslref.data.worlds.scenes import Scenes, Views, random_views
 from sslref.evaluate import (
-    cell_labels,
     cells_apart,
-    match_accuracy,
     nearest_cells,
-    presence_ap,
-    propagation_accuracy,
-    segmentation_probe,
 )
+from sslref.evaluate.scenes import probe_scenes, scene_test
 from sslref.losses import gather
 from sslref.losses import info_nce as info_nce
 from sslref.nn import ConvMap, EMATeacher, SmallResNet, calibrate_batchnorm, cosine_schedule, seeded, true_matches
@@ -441,15 +436,11 @@ class World(NamedTuple):
 @functools.lru_cache(maxsize=1)  # all arms of a seed share it
 def world(seed: int, *, scenes: int = 3000, labelled: int = 150, test: int = 200, device: str = "cpu") -> World:
     """Scenes of the twelve things, drawn anew for every seed."""
+    data = scene_test(seed, scenes=scenes, labelled=labelled, test=test, device=device)
     generator = torch.Generator(device).manual_seed(seed)
-    pieces = [min(320, scenes - start) for start in range(0, scenes, 320)]
-    train = torch.cat([SceneWorld().sample(n, generator).images for n in pieces])  # their maps are not kept
-    probe = SceneWorld().sample(labelled, generator)
-    unseen = SceneWorld(split="test").sample(test, generator)
-    pair = (random_views(unseen.images, generator=generator), random_views(unseen.images, generator=generator))
     # with grain no two places are equal, so that there is one right answer
-    grainy = unseen.images + 0.1 * torch.rand(unseen.images.shape, generator=generator, device=device)
-    return World(train, probe, unseen, pair, (grainy[..., :48, :48], grainy[..., :48, 8:56]))
+    grainy = data.test.images + 0.1 * torch.rand(data.test.images.shape, generator=generator, device=device)
+    return World(*data, (grainy[..., :48, :48], grainy[..., :48, 8:56]))
 
 
 def _adamw(model: nn.Module) -> torch.optim.Optimizer:
@@ -507,35 +498,16 @@ def pretrain(
 
 @torch.no_grad()
 def measure(encoder: nn.Module, scenes: World) -> dict[str, float]:
-    """What frozen maps know of scenes that were not trained on, in % but for the last.
+    """What frozen maps know of scenes that were not trained on: `evaluate.scenes.probe_scenes`, and one metric more.
 
     Returns:
-        miou, figure_ground: mean intersection over union of a linear probe on single places of whole scenes.
-        match: share of places whose nearest place in another view of the scene is at most one place off.
-        same_thing: share of places on a thing whose nearest place in another view is on the same thing.
-        presence: mean average precision of the things that a whole scene shows, from the pooled map.
-        shifted: share of places matched right in a copy of the picture that is shifted by one place.
+        shifted: share (0 to 1) of places matched right in a copy of the picture that is shifted by one place.
     """
-    parts = (scenes.labelled, scenes.test)
-    maps = [encoder.features(part.images) for part in parts]
-    cells = [cell_labels(part.classes, *maps[0].shape[2:]) for part in parts]
-    probe = segmentation_probe(maps[0], cells[0], maps[1], cells[1])
-    there = [F.one_hot(part.classes.flatten(1), len(THINGS) + 1).sum(1)[:, 1:] > 20 for part in parts]
-    first, second = (encoder.features(view.images) for view in scenes.views)
-    boxes, side = [view.boxes for view in scenes.views], scenes.views[0].images.shape[-1]
-    things = [cell_labels(cut(scenes.test.instances, b, side, nearest=True), *first.shape[2:]) for b in boxes]
     still, moved = (encoder.features(copy) for copy in scenes.copies)
     # places 3, 4 of one and 2, 3 of the other see no border; the first is the second's right neighbour
     found = dense_correspondence(still[:, :, 2:5, 3:5], moved[:, :, 2:5, 1:5])
     expected = torch.tensor([[4 * r + c for r in range(3) for c in (1, 2)]], device=found.device)
-    return {
-        "miou": 100 * probe.miou,
-        "figure_ground": 100 * probe.figure_ground,
-        "match": 100 * match_accuracy(first, second, *boxes),
-        "same_thing": 100 * propagation_accuracy(first, second, *boxes, *things),
-        "presence": 100 * presence_ap(maps[0].mean((2, 3)), there[0], maps[1].mean((2, 3)), there[1]),
-        "shifted": (found == expected).double().mean().item(),
-    }
+    return probe_scenes(encoder, scenes) | {"shifted": (found == expected).double().mean().item()}
 
 
 def run(arm: str, *, seed: int, device: str, steps: int, **budget) -> dict[str, float]:
