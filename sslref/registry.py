@@ -10,6 +10,7 @@ from types import ModuleType
 
 # folder of notebooks/ -> title of the part, in the order of the book
 PARTS = {
+    "primer": "First steps",
     "joint_embedding": "Joint embedding",
     "dense": "Dense learning",
     "masked": "Masked modelling",
@@ -21,6 +22,10 @@ PARTS = {
     "robustness": "Robustness",
     "imaging": "Imaging",
 }
+
+
+# the primers come before all papers and have none; they are read in this order
+PRIMERS = ("representations", "three_ways", "collapse", "reading_a_claim")
 
 
 class UnknownPaper(ValueError):
@@ -41,15 +46,16 @@ class Paper:
     year: int
     arxiv: str  # identifier, "2002.05709"
     code: str  # address of the official code, or ""
-    part: str  # a key of PARTS
+    part: str  # a key of PARTS, not "primer"
     data: tuple[str, ...]  # names of the data sets that the chapter uses
     idea: str  # one plain sentence
     minutes: int  # reading time
     needs: tuple[str, ...] = ()  # slugs or topics to read first
 
     def __post_init__(self):
-        if self.part not in PARTS:
-            raise ValueError(f"part of {self.slug!r}: expected one of {', '.join(PARTS)}, got {self.part!r}")
+        known = [part for part in PARTS if part != "primer"]
+        if self.part not in known:
+            raise ValueError(f"part of {self.slug!r}: expected one of {', '.join(known)}, got {self.part!r}")
 
 
 def root() -> Path:
@@ -98,8 +104,10 @@ def get(slug: str) -> Paper:
 
 @functools.cache
 def pages() -> dict[str, str]:
-    """Notebooks that look at several papers: name -> part, in the order of the book."""
+    """Notebooks that are no paper's chapter, the primers among them: name -> part, in the order of the book."""
     found = [(p.stem, part) for part in PARTS for p in sorted((root() / "notebooks" / part).glob("*.ipynb"))]
+    order = {name: place for place, name in enumerate(PRIMERS)}
+    found.sort(key=lambda page: order.get(page[0], len(order)))
     return {name: part for name, part in found if name not in papers()}
 
 

@@ -26,6 +26,7 @@ CONTRACT = {
     "mixedae": "mixing_assignment mix unmix homologous_attention homologous_contrastive_loss mixed_reconstruction_loss "
     "homology_rate",
     "colormae": "color_filter noise_bank sample_windows color_mask radial_power",
+    "croco": "random_mask gather_visible scatter_visible completion_loss CrossAttention DecoderBlock CroCo",
     "droppos": "position_smoothing drop_positions affinity_weights position_loss position_accuracy DropPos",
     "cim": "PatchCodebook generator_loss sample_tokens replaced_labels revdet_loss sliding_window_normalize "
     "respix_loss",
@@ -45,6 +46,8 @@ CONTRACT = {
     "randomized_quantization": "bin_edges bin_index quantize randomized_quantization RandomizedQuantization",
     "scatsimclr": "scattering_channels morlet_bank scattering2d rotation_views jigsaw_views ScatSimCLR scatsimclr_loss",
     "crate_mae": "coding_rate subspace_rate sparsity MSSA ISTA EncoderBlock DecoderBlock CrateMAE",
+    "eva": "block_mask mask_tokens feature_loss scale_gradient QVBiasAttention EVA",
+    "memmc_mae": "memory_attention MemoryAttention MultiLevelCrossAttention ms_ssim anomaly_score anomaly_map MemMCMAE",
 }
 
 

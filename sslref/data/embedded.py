@@ -521,6 +521,38 @@ def clips(name: str | None = None) -> Clip | tuple[Clip, ...]:
     return Clip(video=_take(arrays["video"].transpose(0, 3, 1, 2)), fps=arrays["fps"].item(), name=name)
 
 
+# ------------------------------------------------------------------------------------------------------------- medical
+
+
+@dataclass(frozen=True, eq=False)
+class Brain:
+    """The average of 152 adult brains, without the skull, 2 mm a voxel: slices upwards, rows from the forehead back."""
+
+    t1: Tensor  #: (94, 116, 98) float32 in [0, 1], T1-weighted; 0 outside of the brain
+    grey: Tensor  #: (94, 116, 98) float32 in [0, 1], share of grey matter
+    white: Tensor  #: (94, 116, 98) float32 in [0, 1], share of white matter
+
+
+def brain() -> Brain:
+    """The ICBM 152 template of 2009. Raises DataError: a file is missing or changed."""
+    arrays = _arrays(root(), "medical/brain.npz")
+    return Brain(*(_take(arrays[name]).float() / 255 for name in ("t1", "gm", "wm")))
+
+
+def microaneurysms() -> tuple[Tensor, Tensor]:
+    """A detail of a diabetic retina, green channel, with two microaneurysms (dark dots, the first sign of the disease).
+
+    Returns:
+        The picture (1, 102, 102) float32 in [0, 1]; and (row, column) of the middle of each lesion, (2, 2) int64, as
+        this project marked them by eye.
+
+    Raises:
+        DataError: a file is missing or changed.
+    """
+    image = _take(_arrays(root(), "medical/microaneurysms.npz")["image"])
+    return image[None].float() / 255, torch.tensor([[22, 16], [71, 49]])
+
+
 # ----------------------------------------------------------------------------------------------------------- catalogue
 
 

@@ -92,6 +92,8 @@ def test_callers_cannot_change_the_data():
         "lengths": lambda: data.series("GunPoint", "all").lengths,
         "connectome": lambda: data.connectome().weight,
         "clips": lambda: data.clips("bikes").video,
+        "brain": lambda: data.brain().t1,
+        "microaneurysms": lambda: data.microaneurysms()[0],
     }
     for name, load in loaders.items():
         first = load()
@@ -434,6 +436,36 @@ def test_clips():
         assert step.max() < 40  # no cut: the cuts of bikes are above 50
         assert step.mean() > 1  # it moves
     assert [c.fps for c in clips] == [12.5, 25.0, pytest.approx(14.985, abs=1e-3)]
+
+
+# -------------------------------------------------------------------------------------------------------------- medical
+
+
+def test_brain():
+    brain = data.brain()
+    for x in (brain.t1, brain.grey, brain.white):
+        assert x.shape == (94, 116, 98)
+        assert x.min() == 0
+        assert 0.9 < x.max() <= 1
+    tissue = brain.t1 > 0
+    assert ((brain.grey + brain.white) <= 1 + 2 / 255).all()
+    assert (brain.grey + brain.white)[~tissue].mean() < 1e-3
+    white, grey = brain.t1[brain.white > 0.9], brain.t1[brain.grey > 0.9]
+    assert white.mean() > grey.mean() + 0.1  # T1: white matter is bright
+    # 2 mm voxels: a brain has between one and two litres
+    assert 1 < tissue.sum().item() * 8e-6 < 2.2
+    assert not tissue[80:].any()  # slices run upwards, and above the head there is nothing
+    cerebellum = brain.t1[15].mean(1)
+    assert cerebellum[60:].mean() > 2 * cerebellum[:60].mean()  # rows run from the forehead back: it lies behind
+
+
+def test_microaneurysms():
+    image, marks = data.microaneurysms()
+    assert image.shape == (1, 102, 102)
+    assert 0.1 < image.min() < image.max() < 0.6
+    for row, column in marks.tolist():  # dark in the middle, bright around
+        around = image[0, row - 7 : row + 8, column - 7 : column + 8]
+        assert image[0, row, column] < around.median() - 0.08
 
 
 # ------------------------------------------------------------------------------------------------------------ catalogue

@@ -1,5 +1,6 @@
 """data/prepare.py without the network: its arithmetic, its archives, what it does with files that differ."""
 
+import gzip
 import hashlib
 import importlib.util
 import io
@@ -63,6 +64,20 @@ def test_colours_of_video():
     blue = prepare.rgb(planes, 4)[..., 2]
     assert (blue[:2, 2:] > blue[0, 0]).all()
     assert (blue[2:] == blue[0, 0]).all()
+
+
+def test_volumes():
+    x = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    header = bytearray(352)
+    header[40:56] = np.array([3, 5, 4, 3, 1, 1, 1, 1], "<i2").tobytes()
+    header[70:72], header[108:112], header[344:347] = b"\2\0", np.array(352, "<f4").tobytes(), b"n+1"
+    assert (prepare.nifti(gzip.compress(bytes(header) + x.tobytes(order="F"))) == x).all()
+    header[70] = 4
+    with pytest.raises(prepare.PrepareError, match="unsigned bytes"):
+        prepare.nifti(gzip.compress(bytes(header)))
+    half = prepare.halved(x)
+    assert half.shape == (2, 2, 1)
+    assert np.abs(half[1, 0, 0] - x[2:4, :2, :2].mean()) <= 0.5
 
 
 def test_archives_do_not_depend_on_the_time(monkeypatch):
