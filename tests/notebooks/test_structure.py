@@ -6,7 +6,7 @@ import re
 import nbformat
 import pytest
 
-from sslref import registry
+from sslref import registry, scaffold
 from sslref.publish import execute, stage
 
 HEADINGS = [
@@ -41,6 +41,12 @@ def tree(source: str) -> ast.Module:
 
 def test_every_paper_has_a_chapter():
     assert set(SLUGS) == set(registry.papers())
+
+
+def test_no_blank_is_left(slug):
+    """What `sslref new` marks FILL is written."""
+    left = scaffold.blanks(slug)
+    assert not left, "\n".join(left)
 
 
 def test_headings(notebook):
