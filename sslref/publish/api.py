@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sslref import digest
 
-_INSIDE = ("publish", "cli")  # what makes the book is not what a reader imports
+_INSIDE = ("publish", "course", "cli", "scaffold")  # what makes the book is not what a reader imports
 
 
 def modules() -> dict[str, Path]:

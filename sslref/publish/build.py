@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sslref import claims, digest, registry
-from sslref.publish import assets, check, execute, stage, vendor
+from sslref.publish import access, assets, cards, check, ends, execute, stage, vendor, weight
 
 _TOOLS = ("jupyter-book", "sphinx", "sphinx-book-theme", "pydata-sphinx-theme", "myst-nb", "sphinxcontrib-katex")
 
@@ -82,8 +83,14 @@ def book(
         raise ValueError(f"papers: no notebook yet for {', '.join(missing)}")
     build = registry.root() / "_build"
     build.mkdir(exist_ok=True)
+    speaking = threading.Lock()
+
+    def say(line: str) -> None:  # chapters start in threads of their own: one line at a time
+        with speaking:
+            progress(line)
+
     with FileLock(build / ".book.lock"):
-        return _book(build, wanted, jobs, force, limit, progress)
+        return _book(build, wanted, jobs, force, limit, say)
 
 
 def _book(build: Path, wanted: list[str], jobs: int, force: bool, limit: float, say: Callable[[str], None]) -> int:
@@ -123,12 +130,15 @@ def _book(build: Path, wanted: list[str], jobs: int, force: bool, limit: float, 
         return end([str(error)])
     lap("stage")
     built = json.loads(mark.read_text()) if mark.exists() and site.exists() else {}
-    if force or built.get("identity") != staged:
+    if force or built.get("identity") != staged or "transfer" not in built:
         say("book: building")
         shutil.rmtree(new, ignore_errors=True)
         problems = _sphinx(build / "book", new, jobs)
         if not problems:
+            access.mend(new)
+            cards.add(new)
             assets.bundle(new)
+            ends.downloads(new, stage.executed())
         weights, found = check.check(new) if new.exists() else ({}, [])
         lap("build")
         if problems or found:
@@ -137,11 +147,13 @@ def _book(build: Path, wanted: list[str], jobs: int, force: bool, limit: float, 
             shutil.copy(registry.notebook(name), new / "_sources" / registry.part(name))
         mark.unlink(missing_ok=True)
         _swap(new, site)
-        built = {"identity": staged, "weights": weights}
+        chapters = [f"{registry.part(slug)}/{slug}.html" for slug in stage.chapters()]
+        built = {"identity": staged, "weights": weights, "transfer": weight.report(site, chapters)}
         claims.write_json(mark, built)
     weights = built["weights"]
     for slug, entry in report["chapters"].items():
         entry["page_bytes"] = weights[f"{registry.part(slug)}/{slug}.html"]
     report["site"] = {"pages": len(weights), "heaviest_page_bytes": max(weights.values())}
+    say(weight.line(built["transfer"]))
     say(f"book: _build/html/index.html, {len(weights)} pages")
     return end([])

@@ -1,19 +1,21 @@
 """Run chapters through papermill, in parallel processes, and keep what they gave until what they rest on changes."""
 
 import ast
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import re
 import resource
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, resource_tracker
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -61,6 +63,8 @@ def rests_on(slug: str) -> list[Path]:
     files = [notebook, STARTUP, root / "requirements.lock", root / "data" / "checksums.json"]
     modules = () if slug in registry.pages() else (f"sslref.papers.{slug}",)
     files += [claims.ledger_file(slug) for _ in modules]
+    if not modules and "claims.ledger(" in source:  # a page may ask for any entry
+        files += sorted((root / "book" / "results").glob("*.json"))
     return [f for f in files if f.exists()] + digest.reach(*modules, source=source)
 
 
@@ -87,11 +91,25 @@ def _record(slug: str) -> dict:
 def _stop_children() -> None:
     import psutil
 
-    for child in psutil.Process().children(recursive=True):
-        try:
-            child.kill()
-        except psutil.NoSuchProcess:
-            continue
+    _kill(psutil.Process().children(recursive=True))
+
+
+def _stop_workers() -> None:
+    """End the processes of `_alone` with all that they have started."""
+    import psutil
+
+    for worker in active_children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(worker.pid)
+            _kill([process, *process.children(recursive=True)])
+
+
+def _kill(processes: list) -> None:
+    import psutil
+
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _environment(root: Path, folder: Path) -> dict[str, str]:
@@ -165,7 +183,13 @@ def _run(source: Path, target: Path, root: Path, limit: float) -> Outcome:
 
 
 def _alone(*arguments) -> Outcome:
-    """`_run` in a fresh process: its peak memory is the chapter's own, and its death is no other chapter's."""
+    """`_run` in a fresh process: its peak memory is the chapter's own, and its death is no other chapter's.
+
+    Ctrl-C in a terminal reaches every process there. The fresh one and its kernel, which inherit what this thread
+    blocks, leave the answer to `execute`.
+    """
+    resource_tracker.ensure_running()  # it would unblock the signal when it is started
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(_run, *arguments).result()
@@ -209,10 +233,14 @@ def execute(
         progress(f"{slug}: running")
         return slug, part, _alone(registry.notebook(slug), part, registry.root(), limit)
 
-    with ThreadPool(jobs) as pool:
-        for slug, part, outcome in pool.imap_unordered(one, todo):
-            if outcome.good:
-                kept(slug).with_suffix(".json").unlink(missing_ok=True)
-                os.replace(part, kept(slug))
-                claims.write_json(kept(slug).with_suffix(".json"), {"key": keys[slug]} | asdict(outcome))
-            yield slug, outcome
+    try:
+        with ThreadPool(jobs) as pool:
+            for slug, part, outcome in pool.imap_unordered(one, todo):
+                if outcome.good:
+                    kept(slug).with_suffix(".json").unlink(missing_ok=True)
+                    os.replace(part, kept(slug))
+                    claims.write_json(kept(slug).with_suffix(".json"), {"key": keys[slug]} | asdict(outcome))
+                yield slug, outcome
+    except BaseException:  # Ctrl-C, or nobody asks any more
+        _stop_workers()
+        raise

@@ -1,5 +1,6 @@
 """The book's own part of the Sphinx build, loaded by `_config.yml`."""
 
+import json
 import re
 import socket
 import subprocess
@@ -63,6 +64,24 @@ def _assets(app: Sphinx, pagename: str, templatename: str, context: dict, doctre
         context["css_files"] = [c for c in context["css_files"] if "katex" not in str(getattr(c, "filename", c))]
 
 
+def _read_ends(app: Sphinx) -> None:
+    from sslref.publish import ends
+
+    file = Path(app.srcdir) / ends.FILE
+    app.book_ends = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def _ends(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
+    """Chapters get their head and foot."""
+    from sslref.publish import ends
+
+    found = app.book_ends.get(pagename)
+    if found:
+        context["body"] = ends.insert(context["body"], found["rows"], found["above"])
+        context["book_foot"] = found["foot"]
+        context["theme_article_footer_items"] = ["chapter-foot.html"]
+
+
 _SECTION = re.compile(r"(Args|Returns|Yields|Raises|Attributes|Note|Notes|Example|Examples|References):\s*$")
 
 
@@ -101,6 +120,8 @@ def _docstring(app: Sphinx, what: str, name: str, obj, options, lines: list[str]
 def setup(app: Sphinx) -> dict:
     app.connect("builder-inited", _parallel)
     app.connect("builder-inited", _formulas)
+    app.connect("builder-inited", _read_ends)
+    app.connect("html-page-context", _ends, priority=400)  # before the theme looks for its templates
     app.connect("html-page-context", _assets, priority=900)
     app.connect("autodoc-process-docstring", _docstring, priority=400)  # before napoleon reads the sections
     return {"parallel_read_safe": True, "parallel_write_safe": True}

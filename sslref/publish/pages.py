@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sslref import claims, digest, registry, show
+from sslref.course import guide
 from sslref.publish import api, execute, parity, pictures
 
 
@@ -29,8 +30,10 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _parts(slugs: list[str]) -> dict[str, list[str]]:
-    """Parts that have chapters, with their slugs, in the order of the book."""
-    return {part: found for part in registry.PARTS if (found := [s for s in slugs if registry.get(s).part == part])}
+    """Parts that have chapters or pages, with the slugs of their chapters, in the order of the book."""
+    found = {part: [s for s in slugs if registry.get(s).part == part] for part in registry.PARTS}
+    paged = set(registry.pages().values())
+    return {part: chapters for part, chapters in found.items() if chapters or part in paged}
 
 
 def _heading(slug: str) -> str:
@@ -77,12 +80,28 @@ def _cards(slugs: list[str], up: str) -> str:
             for mode in (("light", "dark") if drawing else ())
         )
         cards.append(
-            f'<a class="book-card" href="{up}{paper.part}/{slug}.html">{images}'
+            f'<a class="book-card"{_attributes(slug)} href="{up}{paper.part}/{slug}.html">{images}'
             f"<small>{html.escape(registry.PARTS[paper.part])}</small><b>{html.escape(_heading(slug))}</b>"
             f"<span>{html.escape(paper.idea)}</span>"
             f"<small>{html.escape(f'{who}, {paper.year} · {paper.minutes} minutes')}{_mark(slug)}</small></a>"
         )
     return f'<div class="book-cards">\n{"".join(cards)}\n</div>\n'
+
+
+def word(text: str) -> str:
+    """A name as one word, for addresses and attributes."""
+    return re.sub(r"\W+", "-", text)
+
+
+def facets(slug: str) -> dict[str, list[str]]:
+    """By what the gallery can be narrowed down: part, data, and the verdicts that the chapter's claims got."""
+    paper, record = registry.get(slug), claims.ledger(slug)
+    found = dict.fromkeys(e.verdict for e in record.claims) if record else {}
+    return {"part": [paper.part], "data": list(map(word, paper.data)), "verdict": list(found)}
+
+
+def _attributes(slug: str) -> str:
+    return "".join(f' data-{name}="{" ".join(words)}"' for name, words in facets(slug).items())
 
 
 def _mark(slug: str) -> str:
@@ -98,7 +117,8 @@ def _mark(slug: str) -> str:
 def _part_page(part: str, slugs: list[str], book: Path) -> str:
     intro = book / "parts" / f"{part}.md"
     said = intro.read_text(encoding="utf-8") if intro.exists() else ""
-    return f"# {registry.PARTS[part]}\n\n{said}\n\n## Chapters\n\n{_cards(slugs, '../')}"
+    chapters = f"## Chapters\n\n{_cards(slugs, '../')}" if slugs else ""
+    return f"# {registry.PARTS[part]}\n\n{said}\n\n{chapters}"
 
 
 def _toc(slugs: list[str], api_pages: Iterable[str]) -> str:
@@ -110,7 +130,7 @@ def _toc(slugs: list[str], api_pages: Iterable[str]) -> str:
         return [f"  - caption: {caption}", "    chapters:", *(line for e in entries for line in e)]
 
     lines = ["format: jb-book", "root: index", "parts:"]
-    lines += part("Start", entry("read"), entry("run"), entry("teach"))
+    lines += part("Start", entry("read"), entry("paths"), entry("run"), entry("teach", ["guide"]))
     found = _parts(slugs)
     if found:
         also = {p: [name for name, where in registry.pages().items() if where == p] for p in found}
@@ -315,6 +335,7 @@ def generate(slugs: list[str], target: Path) -> dict[str, str]:
     _draw_cards(slugs, target / "_static" / "cards")
     out["_generated/figure.md"] = drawn["landing"]
     out["_generated/gallery.md"] = _cards(slugs, "")
+    out["_generated/guide.md"] = guide.page(slugs)
     out["_generated/ledger.md"] = _ledger(slugs)
     out["_generated/one_probe.md"] = _one_probe(slugs)
     out["_generated/parity.md"] = _parity(root)

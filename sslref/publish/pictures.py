@@ -130,5 +130,9 @@ def samples() -> dict[str, str]:
             _adjacency(),
             "Matrix of the arcs between neurons sorted by cell type; the blocks show which types are wired to which.",
         ),
+        "medical": (
+            show.pictures(data.brain().t1[15:71:11, None], columns=6, scale=2),
+            "Six horizontal slices through a brain, from the cerebellum to the top of the cortex.",
+        ),
     }
     return {name: str(show.figure(fig, alt=alt)) for name, (fig, alt) in drawn.items()}

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from sslref import registry
-from sslref.publish import execute, pages, vendor, widgets
+from sslref.publish import ends, landing, pages, vendor, widgets
 
 
 def chapters() -> list[str]:
@@ -21,12 +21,8 @@ def executed() -> list[str]:
 
 def _chapter(slug: str, target: Path) -> None:
     """The executed copy if there is one, else the notebook as it is, with its widgets as plain HTML."""
-    copy = execute.kept(slug)
-    notebook = json.loads((copy if copy.exists() else registry.notebook(slug)).read_text(encoding="utf-8"))
-    notebook["metadata"].pop("papermill", None)
+    notebook = ends.executed(slug)
     for cell in notebook["cells"]:
-        cell["metadata"].pop("papermill", None)
-        cell["metadata"].pop("execution", None)  # times of this run would change the page
         if cell["metadata"].get("nbgrader", {}).get("solution"):
             cell["metadata"]["mystnb"] = {
                 "code_prompt_show": "Show a solution",
@@ -48,7 +44,7 @@ def stage(target: Path) -> str:
     """
     root = registry.root()
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(root / "book", target, ignore=shutil.ignore_patterns("results", ".*"))
+    shutil.copytree(root / "book", target, ignore=shutil.ignore_patterns("results", "teaching", ".*"))
     shutil.copy(root / "_config.yml", target)
     shutil.copy(Path(__file__).parents[1] / "show" / "style.css", target / "_static" / "sslref.css")
     packages = vendor.fetch(root / "_build" / "vendor")
@@ -56,7 +52,8 @@ def stage(target: Path) -> str:
     slugs = chapters()
     for name in executed():
         _chapter(name, target / registry.part(name) / f"{name}.ipynb")
-    for name, text in pages.generate(slugs, target).items():
+    written = pages.generate(slugs, target) | landing.generate(slugs, executed()) | ends.generate(executed())
+    for name, text in written.items():
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -83,8 +83,12 @@ def _unpack(archive: Path, wanted: list[str], folder: Path) -> None:
                 target.write_bytes(tar.extractfile(member).read())
 
 
-def fetch(folder: Path) -> dict[str, Path]:
-    """Bring every pinned package into `folder`; what is there already is taken as it is.
+def fetch(folder: Path, purpose: str = "book") -> dict[str, Path]:
+    """Bring the pinned packages into `folder`; what is there already is taken as it is.
+
+    Args:
+        folder: where packages are kept.
+        purpose: of the packages that are wanted: "book" for those without one, "slides" for what only slides load.
 
     Returns:
         name of the package -> folder with its files.
@@ -94,6 +98,8 @@ def fetch(folder: Path) -> dict[str, Path]:
     """
     found = {}
     for name, pin in PINS.items():
+        if pin.get("purpose", "book") != purpose:
+            continue
         target = folder / f"{name.replace('/', '+')}-{pin['version']}"
         found[name] = target
         if target.is_dir():

@@ -1,12 +1,15 @@
 """The strip under a chapter's title."""
 
+import json
+import warnings
 from collections import Counter
+from pathlib import Path
 
 from sslref.show import _claims, _html, _look
 
 
 def chapter(slug: str, *, profile: str, seed: int, device: str) -> _html.Html:
-    """Set the book's look, and show what the chapter rests on: paper, data, time, machine, and the ledger's verdicts.
+    """Set the book's look, and show what the chapter rests on: paper, data, cost, machine, and the ledger's verdicts.
 
     Args:
         slug: the paper.
@@ -37,7 +40,7 @@ def chapter(slug: str, *, profile: str, seed: int, device: str) -> _html.Html:
     items = {
         "Paper": " · ".join(said),
         "Data": _html.text(", ".join(paper.data)),
-        "Time": _html.text(f"{paper.minutes} minutes to read"),
+        "Time": _html.text(f"{paper.minutes} minutes to read; {_cost(slug)}"),
         "This run": _html.text(f"profile {profile}, seed {seed}, on {machine}"),
         "Ledger": _verdicts(ledger),
     }
@@ -47,6 +50,29 @@ def chapter(slug: str, *, profile: str, seed: int, device: str) -> _html.Html:
     return _html.emit(
         content, f"{paper.title} ({people}, {paper.year}). Profile {profile} on {machine}. Ledger: {verdicts}"
     )
+
+
+def _cost(slug: str) -> str:
+    """What a run of the chapter takes: as it was the last time on this machine, else when the book was last released.
+
+    The checkout says the latter, because a fresh clone has not run anything yet.
+    """
+    from sslref import registry
+
+    measured = _read(registry.root() / "_build" / "cache" / f"{slug}.json")
+    measured = measured or _read(registry.root() / "book" / "results" / "costs.json").get(slug)
+    if not measured:
+        return "what a run takes is not measured yet"
+    seconds, gigabytes = measured["seconds"], max(0.1, measured["peak_mb"] / 1024)
+    time = f"{max(5, 5 * round(seconds / 5))} seconds" if seconds < 90 else f"{round(seconds / 60)} minutes"
+    return f"about {time} and {gigabytes:.1f} GB of memory to run with the profile ci on one CPU thread"
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def _verdicts(ledger) -> str:
@@ -83,5 +109,18 @@ def _device_name(device: str) -> str:
         raise ValueError(f"device: got {device!r}, but PyTorch finds no Apple GPU here; {hint}")
     if kind == "cpu":
         threads = torch.get_num_threads()
-        return f"CPU, {threads} {'thread' if threads == 1 else 'threads'}"
+        return f"CPU, {threads} {'thread' if threads == 1 else 'threads'}; {_unused_gpu()}"
     return "Apple GPU" if kind == "mps" else device
+
+
+def _unused_gpu() -> str:
+    """Whether a chapter that runs on the CPU could run on a GPU."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a driver that is too old: then there is none
+        if torch.cuda.is_available():
+            return f'there is a GPU, {torch.cuda.get_device_name(0)}: set device = "cuda" in the first cell to use it'
+    if torch.backends.mps.is_available():
+        return 'there is an Apple GPU: set device = "mps" in the first cell to use it'
+    return "no GPU found"

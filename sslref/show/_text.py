@@ -1,6 +1,7 @@
 """Sentences, tables and progress with numbers from the run."""
 
 import re
+import shutil
 import string
 import sys
 import time
@@ -144,7 +145,9 @@ class progress:
             else:
                 self._handle.update(bundle, raw=True)
         elif sys.stdout.isatty():
-            print("\r" + line.ljust(len(self._line)), end="\n" if last else "", flush=True)
+            # the cursor waits below the line, so that whatever comes next, an error for instance, begins there
+            again = "\x1b[A\x1b[2K" if self._line else ""
+            print(again + line[: shutil.get_terminal_size().columns - 1], flush=True)
         elif last:
             print(line, flush=True)
         self._line = "" if last else line
@@ -155,6 +158,4 @@ class progress:
         return self
 
     def __exit__(self, *error) -> None:
-        if self._line and not _html.in_notebook() and sys.stdout.isatty():
-            print()
         self._handle, self._start, self._shown, self._line = None, None, None, ""

@@ -91,6 +91,8 @@ class Checkout:
             (root / "sslref" / package / "__init__.py").write_text('"""Papers."""\n')
         for part in (root / "book" / "parts").iterdir():  # what they say leads to real chapters
             part.write_text("About this part.\n")
+        steps = "".join(f"    - {slug}: one of the toys\n" for slug in papers)
+        (root / "book" / "paths.yml").write_text(f"toys:\n  title: All toys\n  for: Testers.\n  chapters:\n{steps}")
         if (ROOT / "_build" / "vendor").is_dir():
             shutil.copytree(ROOT / "_build" / "vendor", root / "_build" / "vendor")
         for slug, part in papers.items():

@@ -108,5 +108,5 @@ def test_progress_rewrites_its_line_in_a_terminal(capsys, monkeypatch):
         report(1, 4, {"loss": 2.0})
         report(4, 4, {"loss": 1.0})
     out = capsys.readouterr().out
-    assert out.startswith("\rSimCLR █████")
-    assert out.rstrip("\n").rsplit("\r", 1)[1].rstrip() == "SimCLR: 4 steps, 0.0 s, loss 1.00"
+    assert out.startswith("SimCLR █████")
+    assert out.rsplit("\x1b[A\x1b[2K", 1)[1] == "SimCLR: 4 steps, 0.0 s, loss 1.00\n"
