@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 claims_app = typer.Typer(no_args_is_help=True, help="Run the claims of papers, and see what the ledger holds.")
 app.add_typer(claims_app, name="claims")
+course_app = typer.Typer(no_args_is_help=True, help="Make a course from chapters, grade it, and prove that it grades.")
+app.add_typer(course_app, name="course")
 
 Slug = Annotated[str, typer.Argument(help="Which paper, e.g. simclr.", metavar="SLUG", show_default=False)]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
@@ -377,6 +379,7 @@ def book(
     ] = None,
     jobs: Jobs = 2,
     force: Annotated[bool, typer.Option("--force", help="Execute and build also what has not changed.")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Then print it with Chromium: _build/sslref.pdf.")] = False,
 ) -> None:
     """Execute the chapters that changed and build the book into _build/html."""
     slugs = [slug for group in papers or () for slug in group.replace(",", " ").split()]
@@ -384,7 +387,89 @@ def book(
         registry.part(slug)
     from sslref import publish
 
-    raise typer.Exit(publish.book(slugs or None, jobs=jobs, force=force))
+    if pdf:
+        from sslref.publish import pdf as paper
+
+        paper.ready()  # rather now than after the chapters
+    status = publish.book(slugs or None, jobs=jobs, force=force)
+    if pdf and not status:
+        build = registry.root() / "_build"
+        pages = paper.pdf(build / "html", build / "book" / "_toc.yml", build / "sslref.pdf")
+        print(f"book: _build/sslref.pdf, {pages} pages")
+    raise typer.Exit(status)
+
+
+@app.command()
+def new(
+    slug: Annotated[str, typer.Argument(help="Name of its files, e.g. simclr.", metavar="SLUG", show_default=False)],
+    part: Annotated[str, typer.Option(help="Part of the book: a folder of notebooks/, e.g. masked.")],
+    title: Annotated[str, typer.Option(help="Title of the paper.")] = "",
+    arxiv: Annotated[str, typer.Option(help="Its number on arXiv, e.g. 2002.05709.")] = "",
+    year: Annotated[int | None, typer.Option(help="Year in which it appeared.")] = None,
+) -> None:
+    """Begin a chapter: module, GPU check, test, notebook and reference, with every blank marked FILL."""
+    from sslref import scaffold
+
+    for path in scaffold.new(slug, part=part, title=title, arxiv=arxiv, year=year):
+        count = len(scaffold.FILL.findall(path.read_text(encoding="utf-8")))
+        print(f"{path.relative_to(registry.root())}: {count} blanks")
+    print(f"Fill every FILL, then: make lint test, and make book PAPERS={slug}")
+
+
+Course = Annotated[Path, typer.Argument(help="A folder that `sslref course build` made.", metavar="DIR")]
+
+
+@course_app.command("build")
+def course_build(
+    papers: Annotated[list[str], typer.Option(help="Chapters, simclr,mec,densecl.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the course.", show_default=False)],
+    force: Annotated[bool, typer.Option("--force", help="Replace a course there; your own files stay.")] = False,
+) -> None:
+    """Write student notebooks, an nbgrader course, slides, quizzes and a syllabus."""
+    from sslref.course import build
+
+    slugs = [slug for group in papers for slug in group.replace(",", " ").split()]
+    kept = build.build(slugs, out, force=force, progress=lambda slug: print(f"{slug}: building", file=sys.stderr))
+    for name in kept:
+        print(f"{name}: you had changed it; your version is in {out / 'kept'}", file=sys.stderr)
+    print(f"{out / 'README.md'} says how to hand out, collect and grade")
+
+
+@course_app.command("grade")
+def course_grade(
+    folder: Course,
+    force: Annotated[bool, typer.Option("--force", help="Grade again what is graded already.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Grade what lies in DIR/submitted/NAME/CHAPTER with nbgrader, and print one table."""
+    from sslref.course import grade
+
+    results = grade.grade(folder, force=force, progress=lambda line: print(line, file=sys.stderr))
+    if as_json:
+        print(json.dumps([asdict(r) for r in results], indent=1, ensure_ascii=False))
+        return
+    rows = [[r.student, r.slug, f"{r.points:g} of {r.most:g}", "; ".join(r.why)] for r in results]
+    _print(_table("student", "chapter", "points", "why not all", rows=_escaped(rows)))
+
+
+@course_app.command("check")
+def course_check(folder: Course) -> None:
+    """Prove that a course grades: all points for its solutions, none for blanks and wrong solutions."""
+    from sslref.course import grade
+
+    results = grade.check(folder, progress=lambda line: print(line, file=sys.stderr))
+    rows = [
+        [r.slug, r.student, f"{r.points:g} of {r.most:g}", "" if grade.good(r) else "NOT AS IT SHOULD BE"]
+        for r in results
+    ]
+    _print(_table("chapter", "handed in", "points", "", rows=rows))
+    raise typer.Exit(int(not all(map(grade.good, results))))
+
+
+def _escaped(rows: list[list[str]]) -> list[list[str]]:
+    from rich.markup import escape
+
+    return [[escape(cell) for cell in row] for row in rows]
 
 
 @app.command("gpu-check")

@@ -3,7 +3,9 @@
 import contextlib
 import ipaddress
 import os
+import shutil
 import socket
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
@@ -27,6 +29,12 @@ def pytest_configure(config):
         config.addinivalue_line("markers", marker)
 
 
+def pytest_collection_modifyitems(items):
+    """The tests of the site come first: to build it takes longest, and both processors."""
+    site = Path(__file__).with_name("site")
+    items.sort(key=lambda item: site not in item.path.parents)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_network():
     """Tests reach this machine only."""
@@ -43,6 +51,20 @@ def _no_network():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", local)
         yield
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, one for all tests of a process."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        missing = "Chromium is not installed (Debian: apt-get install chromium)"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture

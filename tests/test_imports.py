@@ -34,7 +34,8 @@ def packages(extra: str) -> set[str]:
 
 def allowed(module: str) -> str:
     """The extra without which a module need not import."""
-    for prefix, extra in (("sslref.cli", "run"), ("sslref.__main__", "run"), ("sslref.publish", "book")):
+    extras = {"sslref.cli": "run", "sslref.__main__": "run", "sslref.publish": "book", "sslref.course": "teach"}
+    for prefix, extra in extras.items():
         if module.startswith(prefix):
             return extra
     return ""
