@@ -74,6 +74,12 @@ def adamw(
     return torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, betas=betas)
 
 
+def sgd(model: nn.Module, lr: float, *, weight_decay: float) -> torch.optim.Optimizer:
+    """SGD with a momentum of 0.9 on all parameters that are trained."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.SGD(trained, lr=lr, momentum=0.9, weight_decay=weight_decay)
+
+
 @dataclass
 class Task:
     """What is trained.

@@ -3,7 +3,6 @@
 import contextlib
 import ipaddress
 import os
-import shutil
 import socket
 from pathlib import Path
 
@@ -56,10 +55,12 @@ def _no_network():
 @pytest.fixture(scope="session")
 def browser():
     """Headless Chromium, one for all tests of a process."""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        missing = "Chromium is not installed (Debian: apt-get install chromium)"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    from sslref.publish import pdf
+
+    try:
+        path = pdf.chromium()
+    except pdf.PrintError as missing:
+        pytest.fail(str(missing)) if os.environ.get("CI") else pytest.skip(str(missing))
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])

@@ -152,11 +152,14 @@ def test_distinct_draws_no_sample_twice():
             train.distinct(rows.__getitem__, 7, size, least=least)
 
 
-def test_adamw_takes_what_is_trained():
+def test_optimizers_take_what_is_trained():
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1).requires_grad_(False))
     (group,) = train.adamw(model, 0.1, betas=(0.9, 0.95)).param_groups
     assert [tuple(p.shape) for p in group["params"]] == [(3, 2), (3,)]
     assert (group["lr"], group["weight_decay"], group["betas"]) == (0.1, 1e-4, (0.9, 0.95))
+    (group,) = train.sgd(model, 0.1, weight_decay=1e-5).param_groups
+    assert [tuple(p.shape) for p in group["params"]] == [(3, 2), (3,)]
+    assert (group["lr"], group["weight_decay"], group["momentum"]) == (0.1, 1e-5, 0.9)
 
 
 def test_batches_keep_their_structure():

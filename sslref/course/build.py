@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import sslref
-from sslref import registry
+from sslref import claims, registry
 from sslref.course import grade, guide, plain, quiz, slides, teaching
 from sslref.publish import execute
 
@@ -105,7 +105,7 @@ def build(
         _clash(out, new, made, written)
         record = {"made_by": f"sslref {sslref.__version__}", "papers": slugs}
         record["files"] = {name: _digest(new / name) for name in sorted(written)}
-        (new / grade.MANIFEST).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        claims.write_json(new / grade.MANIFEST, record)
         if out.exists():
             shutil.rmtree(old, ignore_errors=True)
             os.replace(out, old)
@@ -224,11 +224,6 @@ def _title(slug: str) -> str:
     return next(c["source"].partition("\n")[0].removeprefix("# ") for c in cells if c["cell_type"] == "markdown")
 
 
-def _json(data: object, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
 def _chapter(slug: str, course: Path) -> None:
     about, chapter = teaching.load(slug), teaching.notebook(slug)
     work = teaching.exercises(chapter["cells"])
@@ -236,13 +231,13 @@ def _chapter(slug: str, course: Path) -> None:
     for cell in chapter["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = plain.markdown(cell["source"], numbers)
-    _json(chapter, course / "source" / slug / f"{slug}.ipynb")
+    claims.write_json(course / "source" / slug / f"{slug}.ipynb", chapter)
     wrong = {work[n].solution: teaching.replaced(work[n].solution, bodies) for n, bodies in about.wrong.items()}
     cells = [cell | {"source": wrong.get(cell["source"], cell["source"])} for cell in chapter["cells"]]
-    _json(chapter | {"cells": cells}, course / "teacher" / "wrong" / f"{slug}.ipynb")
+    claims.write_json(course / "teacher" / "wrong" / f"{slug}.ipynb", chapter | {"cells": cells})
     for key, folder in ((False, course / "quizzes"), (True, course / "teacher" / "quizzes")):
-        _json(quiz.questions(about.quiz, key=key), folder / f"{slug}.json")
-        _json(quiz.notebook(_title(slug), f"{slug}.json", key=key), folder / f"{slug}.ipynb")
+        claims.write_json(folder / f"{slug}.json", quiz.questions(about.quiz, key=key))
+        claims.write_json(folder / f"{slug}.ipynb", quiz.notebook(_title(slug), f"{slug}.json", key=key))
     (course / "teacher" / f"{slug}.md").write_text(_for_the_teacher(slug), encoding="utf-8")
     kept = execute.kept(slug)
     page = kept if kept.exists() else registry.notebook(slug)

@@ -32,7 +32,7 @@ from sslref.losses import info_nce as info_nce
 from sslref.nn import ConvMap, EMATeacher, SmallResNet, calibrate_batchnorm, cosine_schedule, seeded, true_matches
 from sslref.nn import KeyQueue as KeyQueue
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, adamw, distinct, fit, recipe_size, warmup_cosine
+from sslref.train import History, Recipe, Task, adamw, distinct, fit, recipe_size, sgd, warmup_cosine
 
 PAPER = Paper(
     slug="densecl",
@@ -402,11 +402,11 @@ def recipe(
     else:
         batch_size = batch_size or 256
 
-        def sgd(model: nn.Module) -> torch.optim.Optimizer:
-            trained = [p for p in model.parameters() if p.requires_grad]
-            return torch.optim.SGD(trained, lr=0.3 * batch_size / 256, momentum=0.9, weight_decay=1e-4)
-
-        options = {"optimizer": sgd, "views": views, "batch_size": batch_size}
+        options = {
+            "optimizer": functools.partial(sgd, lr=0.3 * batch_size / 256, weight_decay=1e-4),
+            "views": views,
+            "batch_size": batch_size,
+        }
         model, steps, network = seeded(0, lambda: DenseCL(resnet18())), 800 * count // batch_size, "ResNet-18"
     about = f"DenseCL, {size} recipe: {network}, {count:,} pictures ({name})"
     return Recipe(task(model, read, count, **options), steps, options["batch_size"], about)

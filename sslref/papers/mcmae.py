@@ -163,10 +163,7 @@ class MCMAEEncoding(NamedTuple):
     ids_restore: Tensor  # (B, N) int64
 
 
-class MCMAEOutput(NamedTuple):
-    loss: Tensor  # scalar
-    pred: Tensor  # (B, N, p*p*C)
-    mask: Tensor  # (B, N) bool, True = hidden
+MCMAEOutput = mae.MAEOutput
 
 
 class MCMAE(nn.Module):

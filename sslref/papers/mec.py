@@ -31,7 +31,7 @@ from sslref.losses import gather
 from sslref.nn import ConvNet, EMATeacher, SmallResNet, cosine_schedule, seeded
 from sslref.nn.numbers import at_least_float32, check_positive
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, adamw, distinct, fit, recipe_size, warmup_cosine
+from sslref.train import History, Recipe, Task, adamw, distinct, fit, recipe_size, sgd, warmup_cosine
 
 PAPER = Paper(
     slug="mec",
@@ -332,10 +332,6 @@ def task(
     )
 
 
-def _trained(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
-
-
 def _views(**options) -> Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]:
     return lambda x, generator: two_views(x, generator=generator, **options)
 
@@ -374,11 +370,12 @@ def recipe(
         epoch = count // batch_size
         steps, lamda = 400 * epoch, 1 / 32
 
-        def sgd(model: nn.Module) -> torch.optim.Optimizer:
-            return torch.optim.SGD(_trained(model), lr=0.5 * batch_size / 256, momentum=0.9, weight_decay=1e-5)
-
         # the jitter of the official views is (0.4, 0.4, 0.2, 0.1); they also blur and solarise, for larger pictures
-        options = {"optimizer": sgd, "warmup": 10 / 400, "lamda_warmup": 10 * epoch}
+        options = {
+            "optimizer": functools.partial(sgd, lr=0.5 * batch_size / 256, weight_decay=1e-5),
+            "warmup": 10 / 400,
+            "lamda_warmup": 10 * epoch,
+        }
         options |= {"views": _views(scale=(0.2, 1.0), strength=0.5)}
     about = f"MEC, {size} recipe: {network}, {count:,} pictures ({name})"
     return Recipe(task(model, read, count, batch_size=batch_size, lamda=lamda, **options), steps, batch_size, about)

@@ -13,6 +13,7 @@ that resemble it, and must then agree with the plain cell of a slow copy of the 
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ from sslref.nn.geometry import pixel_centers as pixel_centers
 from sslref.nn.numbers import at_least_float32, check_positive
 from sslref.nn.seeded import seeded
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, adamw, distinct, fit, recipe_size, warmup_cosine
+from sslref.train import History, Recipe, Task, adamw, distinct, fit, recipe_size, sgd, warmup_cosine
 
 PAPER = Paper(
     slug="pixpro",
@@ -403,10 +404,11 @@ def recipe(
         model, network = seeded(0, lambda: PixPro(SmallResNet(**encoder), hidden_dim=2048)), "ResNet-18"
         steps = 100 * count // batch_size
 
-        def sgd(model: nn.Module) -> torch.optim.Optimizer:
-            return torch.optim.SGD(model.parameters(), lr=0.1 * batch_size / 256, momentum=0.9, weight_decay=1e-5)
-
-        options = {"optimizer": sgd, "warmup": 0.05, "views": boxed_view}
+        options = {
+            "optimizer": partial(sgd, lr=0.1 * batch_size / 256, weight_decay=1e-5),
+            "warmup": 0.05,
+            "views": boxed_view,
+        }
     about = f"PixPro, {size} recipe: {network}, {count:,} pictures ({name})"
     return Recipe(task(model, read, count, batch_size=batch_size, **options), steps, batch_size, about)
 

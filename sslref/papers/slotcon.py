@@ -14,6 +14,7 @@ slots of the batch (contrast).
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +33,7 @@ from sslref.nn import ConvMap, EMATeacher, SmallResNet, calibrate_batchnorm, cos
 from sslref.nn.numbers import at_least_float32, check_positive
 from sslref.nn.seeded import seeded
 from sslref.registry import Paper
-from sslref.train import History, Recipe, Task, adamw, distinct, fit, recipe_size, warmup_cosine
+from sslref.train import History, Recipe, Task, adamw, distinct, fit, recipe_size, sgd, warmup_cosine
 
 PAPER = Paper(
     slug="slotcon",
@@ -487,10 +488,11 @@ def recipe(
         model, network = seeded(0, lambda: SlotCon(SmallResNet(**encoder))), "ResNet-18"
         steps = 800 * count // batch_size
 
-        def sgd(model: nn.Module) -> torch.optim.Optimizer:
-            return torch.optim.SGD(model.parameters(), lr=0.1 * batch_size / 256, momentum=0.9, weight_decay=1e-5)
-
-        options = {"optimizer": sgd, "warmup": 0.01, "views": overlapping_views}
+        options = {
+            "optimizer": partial(sgd, lr=0.1 * batch_size / 256, weight_decay=1e-5),
+            "warmup": 0.01,
+            "views": overlapping_views,
+        }
     about = f"SlotCon, {size} recipe: {network}, {count:,} pictures ({name})"
     return Recipe(task(model, read, count, batch_size=batch_size, **options), steps, batch_size, about)
 

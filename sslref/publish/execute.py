@@ -147,8 +147,8 @@ def _unfinished(path: Path) -> str:
         return "before its first cell"
     begun = [
         i
-        for i, cell in enumerate(cells)
-        if cell["cell_type"] == "code" and cell["metadata"].get("papermill", {}).get("status", "pending") != "pending"
+        for i, cell in enumerate(cells)  # not by their status: papermill ends by calling all cells completed
+        if cell["cell_type"] == "code" and cell["metadata"].get("papermill", {}).get("start_time")
     ]
     return f"in {_where(cells, begun[-1])}" if begun else "before its first cell"
 

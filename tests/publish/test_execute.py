@@ -51,14 +51,14 @@ def test_only_what_changed_runs_again(checkout):
 @pytest.mark.parametrize(
     ("cell", "limit", "said"),
     [
-        (code("1 / 0"), 180, ["failed in cell 8 of 8 under “Trouble”: 1 / 0", "ZeroDivisionError"]),
+        (code("1 / 0"), 180, ["failed in cell 8 of 9 under “Trouble”: 1 / 0", "ZeroDivisionError"]),
         (code("import warnings\nwarnings.warn('odd')"), 180, ["failed in cell 8", "UserWarning: odd"]),
-        (code("import os\nos._exit(3)"), 180, ["failed in cell 8 of 8", "died"]),
-        (code("import time\ntime.sleep(90)"), 20, ["stopped after 20 s", "cell 8 of 8 under “Trouble”: import time"]),
+        (code("import os\nos._exit(3)"), 180, ["failed in cell 8 of 9", "died"]),
+        (code("import time\ntime.sleep(90)"), 20, ["stopped after 20 s", "cell 8 of 9 under “Trouble”: import time"]),
     ],
 )
 def test_a_bad_chapter_is_named_and_the_others_go_on(checkout, cell, limit, said):
-    checkout.write("alpha", "masked", markdown("## Trouble"), cell)
+    checkout.write("alpha", "masked", markdown("## Trouble"), cell, code("1 + 1"))
     outcomes = statuses(checkout, limit=limit)
     found = f"{outcomes['alpha']['status']} {outcomes['alpha']['error']}"
     assert all(text in found for text in said), found
