@@ -170,7 +170,11 @@ def need(name: str) -> str:
     """What should be read first, as a link: a chapter, or a term of the glossary (plain where it has none)."""
     if name in registry.papers():
         return _link(f"../{registry.part(name)}/{name}.html", pages._heading(name))
-    return _link(f"../glossary.html#{_terms()[name]}", name) if name in _terms() else html.escape(name)
+    if name not in _terms():
+        return html.escape(name)
+    return (
+        f'<a class="reference internal" href="../glossary.html#{_terms()[name]}">{html.escape(name)}</a>'  # has a card
+    )
 
 
 def _set(name: str) -> str:

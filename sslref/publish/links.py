@@ -103,9 +103,9 @@ def _elsewhere(app: Sphinx, tree: nodes.document, page: str) -> None:
 
 
 def _keywords(app: Sphinx, tree: nodes.document, page: str) -> None:
-    """Words for the search that the page shows otherwise, or not at all: all authors, Greek letters as letters."""
-    words = {letter for m in tree.findall(nodes.math) for letter in greek(m.astext())}
-    words |= {letter for m in tree.findall(nodes.math_block) for letter in greek(m.astext())}
+    """Words for the search that the page shows otherwise, or not at all: all authors, Greek letters."""
+    formulas = (m for kind in (nodes.math, nodes.math_block) for m in tree.findall(kind))
+    words = {word for formula in formulas for word in greek(formula.astext())}
     paper = registry.papers().get(page.rpartition("/")[2])
     if paper:
         said = " ".join((paper.slug, paper.title, *paper.authors))
@@ -115,8 +115,9 @@ def _keywords(app: Sphinx, tree: nodes.document, page: str) -> None:
 
 
 def greek(latex: str) -> set[str]:
-    r"""Greek letters of a formula: `\tau_{ij}` -> {"τ"}."""
-    return {_GREEK[name] for name in re.findall(r"\\(?:var)?([a-z]+)", latex) if name in _GREEK}
+    r"""Greek letters of a formula and their names, without what LaTeX hangs on them: `\tau_{ij}` -> {"τ", "tau"}."""
+    names = {name for name in re.findall(r"\\(?:var)?([a-z]+)", latex) if name in _GREEK}
+    return names | {_GREEK[name] for name in names}
 
 
 def _ranking(app: Sphinx, config: Config) -> None:

@@ -69,8 +69,9 @@ def test_a_term_that_the_author_linked_is_left_alone():
     assert linked(tree) == [("another view", "g#view")]
 
 
-def test_greek_letters_are_found_as_letters():
-    assert links.greek(r"\frac{\tau}{\sigma_\theta} + \varepsilon \lambda") == set("τσθελ")
+def test_greek_letters_are_found_as_letters_and_by_name():
+    names = {"tau", "sigma", "theta", "epsilon", "lambda"}
+    assert links.greek(r"\frac{\tau}{\sigma_\theta} + \varepsilon \lambda") == set("τσθελ") | names
     assert links.greek(r"\text{tau} + \taut") == set()
 
 
