@@ -34,7 +34,7 @@ _STYLE = """
   --r-heading-font: system-ui, sans-serif;
   --r-main-font-size: 28px; --r-heading1-size: 1.9em; --r-heading2-size: 1.4em; --r-heading3-size: 1.2em; }
 .reveal .slides { text-align: left; }
-.reveal section .jp-Cell, .reveal section .jp-OutputArea-child { display: block; padding: 0; margin: 0; }
+.reveal section :is(.jp-Cell, .jp-OutputArea-child, .jp-OutputArea-output) { display: block; padding: 0; margin: 0; }
 .reveal .jp-InputPrompt, .reveal .jp-OutputPrompt { display: none; }
 .reveal .jp-OutputArea-output, .reveal .jp-RenderedHTMLCommon { width: 100%; font-size: 1em; overflow: visible; }
 .reveal pre, .reveal pre code { font-size: 15px; line-height: 1.35; max-height: 520px; overflow: auto; }
@@ -47,7 +47,8 @@ _STYLE = """
 .reveal .sslref-verdict:has(figure) { display: grid; grid-template-columns: 1fr 1fr; column-gap: 1em; }
 .reveal .sslref-verdict > * { grid-column: 1 / -1; }
 .reveal .sslref-verdict > .sslref-figure:not(:only-of-type) { grid-column: auto; }
-.reveal .sslref-verdict > .sslref-figure > svg { width: 100%; height: auto; }
+.reveal .sslref-verdict > .sslref-figure > svg { width: 100%; height: auto; max-height: 300px; }
+.reveal .sslref-verdict p { margin: .3em 0; }
 .reveal .sslref-range { font-size: 20px; }
 .reveal .sslref-range input { width: 60%; margin-left: 1em; }
 .reveal .sslref-frame > svg, .reveal .sslref-frame > img { height: 360px !important; }
@@ -107,18 +108,25 @@ def _listings(cell: dict) -> list[dict]:
     return [{"data": {"text/markdown": block}} for block in blocks if block.strip()]
 
 
+def _verdicts(cells: list[dict]) -> list[dict]:
+    """What `show.evidence` showed, a claim each, and the figures beside it."""
+    texts = ("".join(o["data"]["text/html"]) for o in _figures(cells, "figure", "verdict"))
+    blocks = (block for text in texts for block in re.split(r'(?=<div class="sslref-verdict")', text))
+    return [{"data": {"text/html": block}} for block in blocks if block.strip()]
+
+
 def _prose(cells: list[dict]) -> str:
     return "\n\n".join(c["source"] for c in cells if c["cell_type"] == "markdown")
 
 
 def _method(deck: _Deck, cells: list[dict]) -> None:
-    """Each heading's equations on one slide, the functions that compute them on the next."""
+    """Equations under the heading or the bold words before them; the functions that compute them on the next slides."""
     title, first = "The method", True
     for cell in cells:
         if cell["cell_type"] == "markdown":
-            for part in re.split(r"(?m)^(?=### )", cell["source"]):
-                heading = re.match(r"### (.+)|\*\*(.+?)\*\*", part.strip())
-                title = next(filter(None, heading.groups())).rstrip(".") if heading else title
+            for part in re.split(r"(?m)^(?=### |\*\*)", cell["source"]):
+                heading = re.match(r"### (.+)|\*\*([^*]+)\*\*", part.strip())
+                title = " ".join(next(filter(None, heading.groups())).split()).rstrip(".") if heading else title
                 equations = re.findall(r"(?ms)^```\{math\}.*?^```|^\$\$.*?\$\$", part)
                 if equations:
                     deck.slide("slide" if first else "subslide", "\n\n".join((f"## {title}", *equations)), notes=part)
@@ -181,7 +189,7 @@ def deck(cells: list[dict], prefix: str, *, executed: bool) -> _Deck:
     for i, slider in enumerate(_figures(here, "slider")):
         made.slide("subslide" if i else "slide", "## Look inside", [slider], "" if i else _prose(here))
     here = parts.get("Does the claim hold?", [])
-    evidence = _figures(here, "figure", "verdict")
+    evidence = _verdicts(here)
     made.slide("slide", "## Does the claim hold?", evidence[:1], _prose(here))
     for output in evidence[1:]:
         made.slide("subslide", "", [output])

@@ -6,6 +6,8 @@ import pytest
 
 from sslref.course import quiz, slides, teaching
 
+CLAIMS = ("One claim.", "Another claim.")
+
 
 @pytest.fixture
 def open_page(browser):
@@ -32,6 +34,10 @@ def executed(slug):
     """The chapter with outputs such as an executed copy has: a figure, a listing, a slider, a verdict, a line."""
     found = teaching.notebook(slug)
     figure = '<figure class="sslref-figure"><svg role="img" aria-label="A line." viewBox="0 0 9 9"></svg></figure>'
+    table = (
+        '<div class="sslref-scroll"><table class="sslref-table"><caption>A caption that has a line or two.</caption>'
+        "<tr><td>the first column</td><td>and the second</td></tr></table></div>"
+    )
     frames = "".join(f"<div{' hidden' if i else ''}><p>frame {i}</p></div>" for i in range(3))
     slider = (
         f'<div class="sslref-slider"><label class="sslref-range"><input type="range" min="0" max="2" value="0" '
@@ -42,7 +48,10 @@ def executed(slug):
         "show.figure(": {"text/html": figure},
         "show.source(": {"text/markdown": f"{code}\n\n{code}"},
         "show.slider(": {"text/html": slider},
-        "show.evidence(": {"text/html": figure},
+        "show.evidence(": {
+            "text/html": "".join(f'<div class="sslref-verdict"><p>{c}</p>{figure}</div>' for c in CLAIMS)
+        },
+        "say(": {"text/html": table},
         "show.say(": {"text/markdown": "A number, $\\ln 3$."},
     }
     for cell in found["cells"]:
@@ -91,6 +100,42 @@ def test_slides_show_equations_code_and_slider_without_network(folder, open_page
     assert page.locator("section.present #stack").inner_text().strip() == "frame 1"
     assert page.locator("section.present .sslref-slider").count() == 1, "the key moved the slider, not the slides"
     assert page.wrong == []
+
+
+def test_every_claim_has_a_slide_and_every_slide_and_table_its_room(folder, open_page):
+    page = open_page(folder / "mec.html")
+    page.wait_for_function("window.Reveal && Reveal.isReady()")
+    page.evaluate("Reveal.configure({transition: 'none'})")
+    claims, tables = [], []
+    for _ in range(page.evaluate("Reveal.getTotalSlides()")):
+        high, text = page.evaluate("(slide => [slide.scrollHeight, slide.innerText])(Reveal.getCurrentSlide())")
+        assert high <= 700, text
+        claims += [claim for claim in CLAIMS if claim in text]
+        assert sum(claim in text for claim in CLAIMS) <= 1
+        for table in page.locator("section.present:not(.stack) .sslref-scroll").all():
+            caption = table.locator("caption").bounding_box()
+            assert caption["width"] > 60
+            assert caption["height"] < 150
+            tables.append(table)
+        page.evaluate("Reveal.next()")
+    assert claims
+    assert claims == list(CLAIMS) * (len(claims) // 2)
+    assert tables
+
+
+def test_a_slide_of_equations_is_named_by_the_words_before_them():
+    source = (
+        "**First part** is this.\n\n$$ a $$\n\nWhy? Because.\n\n**The loss.** It is\n\n```{math}\n:label: x-y\nb\n```"
+    )
+    cells = [
+        {"cell_type": "markdown", "metadata": {}, "source": "# Title\n\nPeople"},
+        {"cell_type": "markdown", "metadata": {}, "source": f"## The method\n\n{source}"},
+    ]
+    made = slides.deck(cells, "x", executed=True)
+    titles = [
+        c["source"].partition("\n")[0] for c in made.cells if "katexformula" in c["source"] and "##" in c["source"]
+    ]
+    assert titles == ["## First part", "## The loss"]
 
 
 def test_slides_of_a_chapter_that_was_not_executed_say_so(folder, open_page):
