@@ -432,6 +432,11 @@ def mean_per_place(target: Target, pictures: Tensor) -> Tensor:
     return sum(F.normalize(target(part), dim=-1).sum(0) for part in pictures.split(200)) / len(pictures)
 
 
+@functools.lru_cache(maxsize=4)  # arms share it
+def _guess(name: str, seed: int, device: str, *, steps: int) -> Tensor:
+    return mean_per_place(targets(name, seed, device, steps=steps), drawings(seed, device).pool)
+
+
 def run_student(arm: str, *, seed: int, device: str, steps: int, teacher_steps: int, batch_size: int) -> dict:
     """Train a teacher and a student, hide parts of held-out emoji, then probe.
 
@@ -443,16 +448,17 @@ def run_student(arm: str, *, seed: int, device: str, steps: int, teacher_steps: 
     hidden = mask_bank(8, seed + 10**6, device, count=len(data.noto))
     if arm == "random weights":
         return probe_drawings(student(seed, 1).to(device).eval().encode, data)
-    if arm in ("mean per place", "teacher itself"):
-        target = targets("teacher", seed, device, steps=teacher_steps)
-    else:
-        train = {"steps": steps, "teacher_steps": teacher_steps, "batch_size": batch_size}
-        model, target, _ = pretrain(arm, seed=seed, device=device, **train)
+    name = "teacher" if arm in ("mean per place", "no mask", "teacher itself") else arm
+    target = targets(name, seed, device, steps=teacher_steps)
     if arm == "teacher itself":
         return probe_drawings(target, data)
+    if arm != "mean per place":
+        train = {"steps": steps, "teacher_steps": teacher_steps, "batch_size": batch_size}
+        model, _, _ = pretrain(arm, seed=seed, device=device, **train)
     with torch.no_grad():
         truth = target(data.noto)
-        guess = -feature_loss(mean_per_place(target, data.pool).expand_as(truth), truth, hidden).item()
+        guess = _guess(name, seed, device, steps=teacher_steps).expand_as(truth)
+        guess = -feature_loss(guess, truth, hidden).item()
         if arm == "mean per place":
             return {"cosine": guess}
         scores = {"cosine": -feature_loss(model(data.noto, hidden), truth, hidden).item(), "guess": guess}
@@ -460,7 +466,7 @@ def run_student(arm: str, *, seed: int, device: str, steps: int, teacher_steps: 
     return scores | probe_drawings(model.encode, data)
 
 
-_SPENT = {"smoke": (2, 2, 2, 8), "ci": (1, 8, 60, 16), "ledger": (10, 150, 100, 48), "gpu": (32, 4000, 1000, 64)}
+_SPENT = {"smoke": (2, 2, 2, 8), "ci": (1, 8, 40, 16), "ledger": (10, 150, 100, 48), "gpu": (32, 4000, 1000, 64)}
 _ARMS = ("mean per place", "random weights", "pixels", "untrained", "teacher", "no mask", "teacher itself")
 _NAMES = ("seeds", "steps", "teacher_steps", "batch_size")
 _BUDGETS = {profile: dict(zip(_NAMES, spent, strict=True)) for profile, spent in _SPENT.items()}
