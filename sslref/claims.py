@@ -19,6 +19,9 @@ import math
 import os
 import platform
 import re
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -426,10 +429,38 @@ def write(record: Record) -> Path:
     return path
 
 
+_ELSEWHERE = """
+import json, pathlib, sys
+from sslref import claims
+slug, profile, device, jobs, seeds, kept = sys.argv[1:]
+record = claims.run(slug, profile, device=device, jobs=int(jobs), seeds=int(seeds), cache=pathlib.Path(kept))
+print(json.dumps([claims.code_digest(slug), record.metrics]))
+"""
+
+
+def _elsewhere(checkout: Path, digest: str, slug: str, *options: str) -> dict:
+    """Metrics by the code of another checkout, on this machine. Raises ValueError unless it has that digest."""
+    with tempfile.TemporaryDirectory() as kept:  # nothing that another machine has left there
+        done = subprocess.run(
+            [sys.executable, "-c", _ELSEWHERE, slug, *options, kept],
+            cwd=checkout,
+            env=os.environ | {"PYTHONPATH": str(checkout)},
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode:
+        raise ValueError(f"against: {slug} does not run in {checkout}: {done.stderr.strip().splitlines()[-1]}")
+    found, metrics = json.loads(done.stdout.splitlines()[-1])
+    if found != digest:
+        raise ValueError(f"against: expected the code that made the entry, digest {digest}, got {found} in {checkout}")
+    return metrics
+
+
 def confirm(
     slug: str,
     profile: Literal["ledger", "gpu"] = "ledger",
     *,
+    against: Path | None = None,
     seeds: int = 1,
     jobs: int = 1,
     device: str = "cpu",
@@ -441,12 +472,19 @@ def confirm(
     processor rounds differently) does the entry count as current again; date and values stay as they are,
     claims are judged anew from the values, and the cost is estimated anew from the seeds that were run.
 
+    Args:
+        against: a checkout of the code that made the entry. Its numbers on this machine are then what must be met:
+            in a long training the rounding of another processor grows beyond six digits.
+
     Raises:
-        ValueError: no entry, or a number that differs (named); then only a new run can say what holds.
+        ValueError: no entry, a number that differs (named), after which only a new run can say what holds, or
+            another code in `against`.
     """
     old = ledger(slug, profile)
     if old is None:
         raise ValueError(f"{slug} has no entry of the profile {profile} to confirm")
+    options = (profile, device, str(jobs), str(seeds))
+    before = old.metrics if against is None else _elsewhere(against.resolve(), old.code_digest, slug, *options)
     new = run(slug, profile, jobs=jobs, device=device, seeds=seeds, progress=progress)
     experiments = registry.load(slug).EXPERIMENTS
     for name, arms in new.metrics.items():
@@ -454,7 +492,7 @@ def confirm(
             for metric, values in metrics.items():
                 if metric in (SECONDS, *experiments[name].timed):
                     continue
-                kept = old.metrics.get(name, {}).get(arm, {}).get(metric, [])[:seeds]
+                kept = before.get(name, {}).get(arm, {}).get(metric, [])[:seeds]
                 if len(values) != len(kept) or not np.allclose(values, kept, rtol=1e-6, atol=1e-9, equal_nan=True):
                     raise ValueError(
                         f"{slug}, {name}, arm {arm!r}: {metric} was {kept} and is {values} now; "

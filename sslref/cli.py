@@ -295,6 +295,10 @@ def confirm(
     jobs: Jobs = 1,
     device: Device = "cpu",
     seeds: Annotated[int, typer.Option(help="Paired seeds to run again.")] = 1,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="A checkout of the code that made the entry: its numbers on this machine are to be met."),
+    ] = None,
 ) -> None:
     """Renew a stale ledger entry whose code still gives the same numbers, to six digits.
 
@@ -307,7 +311,7 @@ def confirm(
     for slug in slugs:
         with _progress(slug) as progress:
             options = {"jobs": jobs, "device": train.local_device(device), "seeds": seeds}
-            claims.confirm(slug, profile, progress=progress, **options)
+            claims.confirm(slug, profile, against=against, progress=progress, **options)
         _print(f"{slug}: the same numbers, the entry is current again")
 
 

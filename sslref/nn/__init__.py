@@ -3,9 +3,10 @@
 from .calibrate import calibrate_batchnorm
 from .components import connected_components
 from .convmap import ConvMap
-from .ema import EMATeacher, ema_update
+from .ema import EMATeacher, ema_update, rising_update
 from .gcn import GCN, gcn_norm, undirected
 from .geometry import pixel_centers, true_matches
+from .mlp import mlp
 from .queue import KeyQueue, MemoryQueue
 from .resnet import ConvNet, SmallResNet
 from .schedule import cosine_schedule
@@ -30,7 +31,9 @@ __all__ = [
     "cosine_schedule",
     "ema_update",
     "gcn_norm",
+    "mlp",
     "pixel_centers",
+    "rising_update",
     "seeded",
     "sync_batchnorm",
     "true_matches",

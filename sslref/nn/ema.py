@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from .schedule import cosine_schedule
+
 
 def _check_momentum(momentum: float) -> None:
     if not 0 <= momentum <= 1:
@@ -67,3 +69,9 @@ class EMATeacher(nn.Module):
     def forward(self, *args, **kwargs):
         """What the copy returns, without gradient."""
         return self.module(*args, **kwargs)
+
+
+def rising_update(teacher: EMATeacher, student: nn.Module, step: int, steps: int, *, base: float | None = None) -> None:
+    """An update whose momentum rises from `base`, by default the teacher's own, to 1 along half a cosine."""
+    base = teacher.momentum if base is None else base
+    teacher.update(student, momentum=cosine_schedule(step, steps, base=base, final=1.0))

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from sslref.claims import Claim, Experiment
 from sslref.masked import VIT_B, drawings, ink, masked_task, picture_source, probe_drawings
 from sslref.nn import seeded
-from sslref.nn.mae import num_visible, patchify, random_masking, sincos_2d, xavier_
+from sslref.nn.mae import MaskedAutoencoder, num_visible, patchify, random_masking, sincos_2d, xavier_
 from sslref.nn.numbers import at_least_float32, check_positive
 from sslref.nn.vit import Block, check_grid, check_images
 from sslref.registry import Paper
@@ -146,10 +146,7 @@ class DropPos(nn.Module):
         check_images(images, self.image_shape)
         return self.patch_embed(patchify(images, self.patch_size))
 
-    def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """(B, K, D) -> (B, 1 + K, D), the class token first, after the final norm."""
-        class_token = self.class_token.to(tokens.dtype).expand(len(tokens), 1, -1)
-        return self.norm(self.blocks(torch.cat((class_token, tokens), 1)))
+    encode_tokens = MaskedAutoencoder.encode_tokens
 
     def encode(self, images: Tensor) -> Tensor:
         """Features of whole pictures with all positions, as they are used after training: (B, N, D)."""

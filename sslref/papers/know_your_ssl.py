@@ -35,7 +35,7 @@ from sslref.evaluate import accuracy, effective_rank, knn_classify, linear_probe
 from sslref.losses import alignment, gather
 from sslref.losses import byol_loss as byol_loss
 from sslref.losses import info_nce as info_nce
-from sslref.nn import ConvNet, SmallResNet, mae, seeded
+from sslref.nn import ConvNet, SmallResNet, mae, mlp, seeded
 from sslref.nn import KeyQueue as KeyQueue
 from sslref.nn import ema_update as ema_update
 from sslref.nn.numbers import at_least_float32, check_positive
@@ -258,8 +258,7 @@ class Views(NamedTuple):
 
 def head(in_dim: int, out_dim: int) -> nn.Sequential:
     """The projector of the four discriminative families: linear, batch norm, ReLU, linear."""
-    wide = 2 * in_dim
-    return nn.Sequential(nn.Linear(in_dim, wide, bias=False), nn.BatchNorm1d(wide), nn.ReLU(), nn.Linear(wide, out_dim))
+    return mlp(in_dim, 2 * in_dim, out_dim)
 
 
 class Learner(nn.Module):

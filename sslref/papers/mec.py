@@ -28,7 +28,7 @@ from sslref.claims import Claim, Experiment
 from sslref.data import emoji, folders
 from sslref.evaluate import accuracy, effective_rank, linear_probe, standardize
 from sslref.losses import gather
-from sslref.nn import ConvNet, EMATeacher, SmallResNet, cosine_schedule, seeded
+from sslref.nn import ConvNet, EMATeacher, SmallResNet, mlp, rising_update, seeded
 from sslref.nn.numbers import at_least_float32, check_positive
 from sslref.registry import Paper
 from sslref.train import History, Recipe, Task, adamw, distinct, fit, recipe_size, sgd, warmup_cosine
@@ -222,7 +222,7 @@ def projector(in_dim: int, *, hidden: int, out_dim: int, layers: int = 3, norm: 
 
 def predictor(dim: int, *, hidden: int = 512) -> nn.Sequential:
     """(B, dim) -> (B, dim) through a bottleneck, as in SimSiam."""
-    return nn.Sequential(nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, dim))
+    return mlp(dim, hidden, dim)
 
 
 class Output(NamedTuple):
@@ -320,20 +320,16 @@ def task(
     def after_step(model: MEC, step: int, steps: int) -> None:
         model.lamda.fill_(scheduled(step + 1))
         if model.teacher is not None:
-            model.teacher.update(model.online, momentum=cosine_schedule(step, steps, base=momentum, final=1.0))
+            rising_update(model.teacher, model.online, step, steps, base=momentum)
 
     return Task(
         model=model,
-        batch=lambda generator: views(draw(generator), generator),
+        batch=lambda generator: views(draw(generator), generator=generator),
         loss=functools.partial(code_batch, order=order, eps_sq=watch),
         optimizer=optimizer,
         schedule=warmup_cosine(warmup),
         after_step=after_step,
     )
-
-
-def _views(**options) -> Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]:
-    return lambda x, generator: two_views(x, generator=generator, **options)
 
 
 def recipe(
@@ -376,7 +372,7 @@ def recipe(
             "warmup": 10 / 400,
             "lamda_warmup": 10 * epoch,
         }
-        options |= {"views": _views(scale=(0.2, 1.0), strength=0.5)}
+        options |= {"views": functools.partial(two_views, scale=(0.2, 1.0), strength=0.5)}
     about = f"MEC, {size} recipe: {network}, {count:,} pictures ({name})"
     return Recipe(task(model, read, count, batch_size=batch_size, lamda=lamda, **options), steps, batch_size, about)
 
@@ -388,7 +384,8 @@ WIDTHS = (16, 32, 64, 128)
 SIZES = {"hidden": 128, "out_dim": 64, "bottleneck": 32}
 EPS_SQ = 16.0  # lambda m = d / eps^2 = 4
 LAMDA_WARMUP = 0.2  # of the steps
-MINIATURE = {"optimizer": adamw, "views": _views(scale=(0.5, 1.0), strength=0.5), "momentum": 0.97}
+SMALL_VIEWS = functools.partial(two_views, scale=(0.5, 1.0), strength=0.5)
+MINIATURE = {"optimizer": adamw, "views": SMALL_VIEWS, "momentum": 0.97}
 
 ARMS = {
     "random weights": {"trained": False},

@@ -31,7 +31,7 @@ from sslref.claims import Claim, Experiment
 from sslref.data import embedded, folders
 from sslref.evaluate import accuracy, linear_probe, standardize
 from sslref.losses import byol_loss
-from sslref.nn import Block, EMATeacher, cosine_schedule, seeded
+from sslref.nn import Block, EMATeacher, cosine_schedule, mlp, seeded
 from sslref.registry import Paper
 from sslref.train import Recipe, Task, adamw, fit, recipe_size, warmup_cosine
 
@@ -265,10 +265,6 @@ class NuTime(nn.Module):
         return self.norm(self.blocks(tokens + positions))[:, 0]
 
 
-def _mlp(dim: int, hidden: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, dim))
-
-
 class BYOL(nn.Module):
     """Predict the teacher's projection of one view from the student's of the other (section 3.3).
 
@@ -277,8 +273,8 @@ class BYOL(nn.Module):
 
     def __init__(self, encoder: nn.Module, *, dim: int, hidden: int, momentum: float = 0.99):
         super().__init__()
-        self.student = nn.Sequential(encoder, _mlp(dim, hidden))
-        self.predictor = _mlp(dim, hidden)
+        self.student = nn.Sequential(encoder, mlp(dim, hidden, dim))
+        self.predictor = mlp(dim, hidden, dim)
         self.teacher = EMATeacher(self.student, momentum=momentum)
 
     @property

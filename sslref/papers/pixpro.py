@@ -29,7 +29,7 @@ from sslref.evaluate import (
     region_spread,
 )
 from sslref.evaluate.scenes import SceneTest, match_views, scene_source, scene_test, segment_scenes, things_seen
-from sslref.nn import ConvMap, EMATeacher, SmallResNet, calibrate_batchnorm, cosine_schedule
+from sslref.nn import ConvMap, EMATeacher, SmallResNet, calibrate_batchnorm, rising_update
 from sslref.nn.geometry import pixel_centers as pixel_centers
 from sslref.nn.numbers import at_least_float32, check_positive
 from sslref.nn.seeded import seeded
@@ -290,11 +290,6 @@ class PixPro(nn.Module):
         x = self.online(images)
         return Output(x, self.predictor(x), self.teacher(images))
 
-    def follow(self, step: int, steps: int) -> None:
-        """Move the slow copy; its momentum rises from the one given to 1 along half a cosine."""
-        momentum = cosine_schedule(step, steps, base=self.teacher.momentum, final=1.0)
-        self.teacher.update(self.online, momentum=momentum)
-
 
 # --------------------------------------------------------------------------------------------------------- training
 
@@ -365,7 +360,7 @@ def task(
         loss=lambda model, pair: agree(model, pair, **options),
         optimizer=optimizer,
         schedule=warmup_cosine(warmup),
-        after_step=lambda model, step, steps: model.follow(step, steps),
+        after_step=lambda model, step, steps: rising_update(model.teacher, model.online, step, steps),
     )
 
 

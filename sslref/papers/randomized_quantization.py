@@ -29,7 +29,7 @@ from sslref.claims import Claim, Experiment
 from sslref.data import digits_graph, emoji, folders, series
 from sslref.evaluate import accuracy, linear_probe, standardize
 from sslref.losses import gather, info_nce
-from sslref.nn import GCN, ConvNet, EMATeacher, SmallResNet, cosine_schedule, gcn_norm, seeded
+from sslref.nn import GCN, ConvNet, EMATeacher, SmallResNet, cosine_schedule, gcn_norm, mlp, seeded
 from sslref.nn.numbers import at_least_float32
 from sslref.registry import Paper
 from sslref.train import History, Recipe, Task, adamw, distinct, fit, recipe_size, warmup_cosine
@@ -268,10 +268,6 @@ def tone_curves(x: Tensor, *, spread: float = 0.7, generator: torch.Generator | 
 # ---------------------------------------------------------------------------------------- siamese training (section 4)
 
 
-def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, outputs))
-
-
 class Siamese(nn.Module):
     """Encoder and projection head; with `momentum` also MoCo v3's predictor and the teacher that makes the keys.
 
@@ -280,8 +276,8 @@ class Siamese(nn.Module):
 
     def __init__(self, encoder: nn.Module, *, hidden: int = 128, out_dim: int = 64, momentum: float | None = None):
         super().__init__()
-        self.student = nn.Sequential(encoder, _mlp(encoder.out_dim, hidden, out_dim))
-        self.predictor = nn.Identity() if momentum is None else _mlp(out_dim, hidden, out_dim)
+        self.student = nn.Sequential(encoder, mlp(encoder.out_dim, hidden, out_dim, bias=True))
+        self.predictor = nn.Identity() if momentum is None else mlp(out_dim, hidden, out_dim, bias=True)
         self.teacher = None if momentum is None else EMATeacher(self.student, momentum=momentum)
 
     @property

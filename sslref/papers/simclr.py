@@ -11,6 +11,7 @@ representation before it need not; the rest of the batch supplies the negatives.
     section 4.2         projection_head, SimCLR            section 2.2 LARS
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -249,15 +250,11 @@ def task(
     draw = distinct(read, count, batch_size)
     return Task(
         model=model,
-        batch=lambda generator: views(draw(generator), generator),
+        batch=lambda generator: views(draw(generator), generator=generator),
         loss=lambda model, pair: contrast(model, pair, temperature=temperature),
         optimizer=optimizer,
         schedule=warmup_cosine(warmup),
     )
-
-
-def _views(**options) -> Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]:
-    return lambda x, generator: two_views(x, generator=generator, **options)
 
 
 def recipe(
@@ -286,7 +283,7 @@ def recipe(
         # temperature of the paper's small pictures and a long warm-up: rounding grows slowly, so that one can compare
         # one process with several
         options = MINIATURE | {"temperature": 0.5, "warmup": 0.3, "batch_size": batch_size or 64}
-        options |= {"views": _views(**VIEWS)}
+        options |= {"views": functools.partial(two_views, **VIEWS)}
         model, steps, network = seeded(0, lambda: SimCLR(ConvNet())), 300, "four convolutions"
     else:
         batch_size = batch_size or 512
@@ -297,7 +294,7 @@ def recipe(
             return LARS(parameter_groups(model, weight_decay=1e-4), lr=batch_size / 256)
 
         options = {"temperature": 0.5, "optimizer": lars, "warmup": 0.01}
-        options |= {"batch_size": batch_size, "views": _views(strength=0.5)}
+        options |= {"batch_size": batch_size, "views": functools.partial(two_views, strength=0.5)}
     about = f"SimCLR, {size} recipe: {network}, {count:,} pictures ({name})"
     return Recipe(task(model, read, count, **options), steps, options["batch_size"], about)
 
@@ -372,7 +369,8 @@ def pretrain(
         lit = world(seed, device=device)
         model, history = seeded(seed, lambda: SimCLR(ConvNet(), head=options["head"])).to(device), None
         if options["trained"]:
-            views, read = _views(**VIEWS, strength=options["strength"], gray_p=options["gray_p"]), lit.train.images
+            colour = {name: options[name] for name in ("strength", "gray_p")}
+            views, read = functools.partial(two_views, **VIEWS, **colour), lit.train.images
             job = task(model, read.__getitem__, len(read), batch_size=batch_size, views=views, **MINIATURE)
             history = fit(job, steps=steps, seed=seed, device=device, log_every=5, progress=progress)
         while len(_KEPT) >= 8:

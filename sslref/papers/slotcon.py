@@ -29,7 +29,7 @@ from sslref.data.worlds.scenes import cut, random_views
 from sslref.evaluate import assignment_spread
 from sslref.evaluate.scenes import SceneTest, k_means, probe_scenes, scene_source, scene_test, score_groups
 from sslref.losses import gather
-from sslref.nn import ConvMap, EMATeacher, SmallResNet, calibrate_batchnorm, cosine_schedule, pixel_centers
+from sslref.nn import ConvMap, EMATeacher, SmallResNet, calibrate_batchnorm, pixel_centers, rising_update
 from sslref.nn.numbers import at_least_float32, check_positive
 from sslref.nn.seeded import seeded
 from sslref.registry import Paper
@@ -360,11 +360,6 @@ class SlotCon(nn.Module):
         halves = zip(queries.chunk(2), common.chunk(2), strict=True)
         return Output(student, teacher, torch.cat([self.predictor(*half) for half in halves]), keys, common, present)
 
-    def follow(self, step: int, steps: int) -> None:
-        """Move the slow copy; its momentum rises from the one given to 1 along half a cosine."""
-        momentum = cosine_schedule(step, steps, base=self.teacher.momentum, final=1.0)
-        self.teacher.update(self.online, momentum=momentum)
-
 
 # --------------------------------------------------------------------------------------------------------- training
 
@@ -431,7 +426,7 @@ def task(
         loss=lambda model, pair: learn(model, pair, **options),
         optimizer=optimizer,
         schedule=warmup_cosine(warmup),
-        after_step=lambda model, step, steps: model.follow(step, steps),
+        after_step=lambda model, step, steps: rising_update(model.teacher, model.online, step, steps),
     )
 
 

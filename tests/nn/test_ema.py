@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sslref.nn import EMATeacher
+from sslref.nn import EMATeacher, rising_update
 
 
 def student():
@@ -117,3 +117,14 @@ def test_momentum_outside_0_1_is_refused(momentum):
 def test_another_student_is_refused(other):
     with pytest.raises(ValueError, match="student: expected"):
         EMATeacher(nn.Linear(1, 1)).update(other)
+
+
+@pytest.mark.parametrize(("step", "momentum"), [(0, 0.9), (5, 0.95), (10, 1.0)])
+def test_a_rising_update_ends_at_one(step, momentum):
+    student, other = nn.Linear(3, 2).double(), nn.Linear(3, 2).double()
+    for base, own in ((None, 0.9), (0.9, 0.2)):
+        teacher = EMATeacher(student, momentum=own)
+        rising_update(teacher, other, step, 10, base=base)
+        expected = momentum * student.weight + (1 - momentum) * other.weight
+        torch.testing.assert_close(teacher.module.weight, expected, rtol=0, atol=1e-12)
+        assert teacher.momentum == own

@@ -16,7 +16,7 @@ from sslref.data.worlds.scenes import Views
 from sslref.evaluate import cell_labels, likeness
 from sslref.evaluate.scenes import scene_test
 from sslref.losses import byol_loss
-from sslref.nn import ConvMap, geometry
+from sslref.nn import ConvMap, geometry, rising_update
 from sslref.nn.seeded import seeded
 from sslref.papers import pixpro
 from sslref.papers.pixpro import (
@@ -486,7 +486,7 @@ def test_the_copy_follows():
             p += 1
     for step, momentum in ((0, 0.99), (5, 0.995), (10, 1.0)):
         before = [p.clone() for p in model.teacher.parameters()]
-        model.follow(step, 10)
+        rising_update(model.teacher, model.online, step, 10)
         for a, b, p in zip(before, model.teacher.parameters(), model.online.parameters(), strict=True):
             torch.testing.assert_close(b, momentum * a + (1 - momentum) * p)
     assert all(not torch.equal(a, b) for a, b in zip(old, model.teacher.parameters(), strict=True))

@@ -14,7 +14,7 @@ from sslref import claims
 from sslref.data import DataError
 from sslref.evaluate import scenes
 from sslref.evaluate.scenes import scene_test
-from sslref.nn import ConvMap, pixel_centers
+from sslref.nn import ConvMap, pixel_centers, rising_update
 from sslref.nn.seeded import seeded
 from sslref.papers import slotcon
 from sslref.papers.slotcon import (
@@ -532,7 +532,7 @@ def test_the_copy_follows():
             p += 1
     for step, momentum in ((0, 0.99), (5, 0.995), (10, 1.0)):
         before = [p.clone() for p in model.teacher.parameters()]
-        model.follow(step, 10)
+        rising_update(model.teacher, model.online, step, 10)
         for a, b, p in zip(before, model.teacher.parameters(), model.online.parameters(), strict=True):
             torch.testing.assert_close(b, momentum * a + (1 - momentum) * p)
 
