@@ -13,10 +13,9 @@ from urllib.parse import unquote, urlsplit
 _LINK = re.compile(
     r'<a class="(?:book-term )?reference internal" href="([^"#]+#(?:term-|equation-|id\d)[^"]*)"( title="[^"]*")?'
 )
-_ENTRIES = (  # of a glossary, of a bibliography, of a chapter
-    re.compile(
-        r'<dt id="(?P<id>term-[^"]+)">(?P<head>.*?)<a class="headerlink".*?</dt>\s*<dd>(?P<body>.*?)</dd>', re.S
-    ),
+_TERMS = re.compile(r'((?:<dt id="term-[^"]+">.*?</dt>\s*)+)<dd>(.*?)</dd>', re.S)  # several may share an entry
+_TERM = re.compile(r'<dt id="([^"]+)">(.*?)<a class="headerlink"', re.S)
+_ENTRIES = (  # of a bibliography, of a chapter
     re.compile(r'<div class="citation" id="(?P<id>[^"]+)"[^>]*>(?P<head>).*?(?P<body><p>.*?</p>)\s*</div>', re.S),
     re.compile(
         r'<div class="math[^"]*" id="(?P<id>equation-[^"]+)">\s*'
@@ -29,10 +28,17 @@ _ENTRIES = (  # of a glossary, of a bibliography, of a chapter
 def entries(text: str) -> dict[str, str]:
     """Cards that a page can give: id of the place -> HTML without links and ids."""
     found = {}
+
+    def keep(name: str, head: str | None, body: str) -> None:
+        head = f"<b>{head.strip()}</b>" if head else ""
+        found[name] = re.sub(r"</?a\b[^>]*>|(?<=<)(\w+)( id=\"[^\"]*\")", lambda m: m[1] or "", head + body)
+
+    for terms, body in _TERMS.findall(text):
+        for name, head in _TERM.findall(terms):
+            keep(name, head, body)
     for kind in _ENTRIES:
         for m in kind.finditer(text):
-            head = f"<b>{m['head'].strip()}</b>" if m["head"] else ""
-            found[m["id"]] = re.sub(r"</?a\b[^>]*>|(?<=<)(\w+)( id=\"[^\"]*\")", lambda m: m[1] or "", head + m["body"])
+            keep(m["id"], m["head"], m["body"])
     return found
 
 

@@ -108,6 +108,17 @@ def test_cards_hold_what_a_link_leads_to(tmp_path):
     assert "<template" not in (tmp_path / "a" / "b.html").read_text()
 
 
+def test_terms_that_share_an_entry_have_a_card_each():
+    head = '<dt id="term-{0}">{0}<a class="headerlink" href="#">#</a></dt>'
+    terms = "".join(head.format(term) + "\n" for term in ("GCN", "graph")) + "<dd><p>Averages.</p></dd>"
+    text = f"<dl>{head.format('first')}<dd><p>One.</p></dd>{terms}</dl>"
+    assert cards.entries(text) == {
+        "term-first": "<b>first</b><p>One.</p>",
+        "term-GCN": "<b>GCN</b><p>Averages.</p>",
+        "term-graph": "<b>graph</b><p>Averages.</p>",
+    }
+
+
 def test_mends_leave_the_rest_of_a_page(tmp_path):
     good = "<table><tr><th>a</th></tr></table><details><summary>Fold</summary></details>"
     page = tmp_path / "p.html"
