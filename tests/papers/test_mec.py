@@ -26,7 +26,7 @@ from sslref.papers.mec import (
     projector,
     taylor_log_det,
 )
-from sslref.train import fit
+from sslref.train import fit, sgd
 
 
 def rows(*shape, seed=0, dtype=torch.float64):
@@ -508,7 +508,7 @@ def test_loss_of_a_batch():
 
 def options(**more):
     given = {"batch_size": 4, "lamda": 0.5, "lamda_warmup": 3, "views": lambda x, generator: (x, x)}
-    return given | {"optimizer": lambda m: torch.optim.SGD(mec._trained(m), lr=0.1)} | more
+    return given | {"optimizer": lambda m: sgd(m, 0.1, weight_decay=0)} | more
 
 
 def test_task_draws_each_picture_once_and_moves_lambda_and_teacher():
